@@ -1,0 +1,124 @@
+//! Where the token API is, and where a secret may be sent at all.
+
+use std::fmt;
+
+use url::{Host, Url};
+
+/// The token API's address: one that may be told the secret and who is signed in.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoint {
+    url: Url,
+}
+
+impl Endpoint {
+    /// `https` anywhere; `http` only to this machine, judged by the parsed host: `http://127.0.0.1.example` and
+    /// `http://[::1]@example` only look like it.
+    pub(crate) fn parse(url: &str) -> Result<Self, InvalidEndpoint> {
+        let url = Url::parse(url).map_err(|_| InvalidEndpoint::NotAUrl)?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(InvalidEndpoint::UserInfo);
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(InvalidEndpoint::QueryOrFragment);
+        }
+        let endpoint = Self { url };
+        match endpoint.url.scheme() {
+            "https" => Ok(endpoint),
+            "http" if endpoint.is_loopback() => Ok(endpoint),
+            "http" => Err(InvalidEndpoint::PlainHttp),
+            _ => Err(InvalidEndpoint::Scheme),
+        }
+    }
+
+    pub(crate) fn url(&self) -> &Url {
+        &self.url
+    }
+
+    #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
+    pub(crate) fn needs_tls(&self) -> bool {
+        self.url.scheme() == "https"
+    }
+
+    pub(crate) fn is_loopback(&self) -> bool {
+        match self.url.host() {
+            Some(Host::Domain(name)) => name == "localhost",
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        }
+    }
+}
+
+/// Why an address is not one of a token API. None of the texts holds any of it, as it may hold a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InvalidEndpoint {
+    /// It is not an absolute URL.
+    NotAUrl,
+    /// Its scheme is neither `https` nor `http`.
+    Scheme,
+    /// It is `http` to another machine.
+    PlainHttp,
+    /// It has a user name or a password.
+    UserInfo,
+    /// It has a query or a fragment.
+    QueryOrFragment,
+}
+
+impl fmt::Display for InvalidEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotAUrl => "the token URL is not an absolute URL; it starts with https://",
+            Self::Scheme => "the token URL must be https",
+            Self::PlainHttp => {
+                "the token URL must be https: plain http would show the shared secret to the network, so it is only \
+                 for 127.0.0.0/8, [::1] and localhost"
+            }
+            Self::UserInfo => "the token URL must not have a user name or a password",
+            Self::QueryOrFragment => "the token URL must not have a query or a fragment",
+        })
+    }
+}
+
+impl std::error::Error for InvalidEndpoint {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_goes_over_tls_or_stays_on_this_machine() {
+        for good in [
+            "https://accounts.releasedhub.com/auth/api/token",
+            "https://example.com:8443",
+            "http://127.0.0.1:3000/token",
+            "http://127.9.9.9/",
+            "http://[::1]:3000/",
+            "http://localhost:3000/",
+            "http://LOCALHOST/",
+            "http://2130706433/", // 127.0.0.1 by the URL standard
+        ] {
+            assert!(Endpoint::parse(good).is_ok(), "{good}");
+        }
+        for (bad, why) in [
+            ("", InvalidEndpoint::NotAUrl),
+            ("/auth/api/token", InvalidEndpoint::NotAUrl),
+            ("accounts.releasedhub.com", InvalidEndpoint::NotAUrl),
+            ("ftp://localhost/", InvalidEndpoint::Scheme),
+            ("file:///etc/passwd", InvalidEndpoint::Scheme),
+            ("http://accounts.releasedhub.com/", InvalidEndpoint::PlainHttp),
+            ("http://127.0.0.1.evil.example/", InvalidEndpoint::PlainHttp),
+            ("http://localhost.evil.example/", InvalidEndpoint::PlainHttp),
+            ("http://10.0.0.1/", InvalidEndpoint::PlainHttp),
+            ("http://[::1]@evil.example/", InvalidEndpoint::UserInfo),
+            ("http://127.0.0.1@evil.example/", InvalidEndpoint::UserInfo),
+            ("https://user:password@example.com/", InvalidEndpoint::UserInfo),
+            ("https://example.com/?token=1", InvalidEndpoint::QueryOrFragment),
+            ("https://example.com/#a", InvalidEndpoint::QueryOrFragment),
+        ] {
+            let error = Endpoint::parse(bad).expect_err(bad);
+            assert_eq!(error, why, "{bad}");
+            assert!(!error.to_string().contains("password@"));
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The shared secret, and the header that carries it.
+
+use std::fmt;
+
+use bytes::Bytes;
+use http::HeaderValue;
+use zeroize::Zeroizing;
+
+/// The secret that an account shares with Released, from Released's settings under "User verification".
+///
+/// It is kept only as the `Authorization` header that carries it: marked sensitive, wiped from memory with its last
+/// clone, and shown by no `Debug`.
+///
+/// # Example
+///
+/// ```
+/// use tower_released::{InvalidSecret, SharedSecret};
+///
+/// // A copied secret often brings white space along, which Released answers with 401.
+/// let secret = SharedSecret::new(" s3cret\n")?;
+/// assert_eq!(format!("{secret:?}"), "SharedSecret([redacted])");
+/// assert_eq!(SharedSecret::new("  ").unwrap_err(), InvalidSecret::Empty);
+/// # Ok::<(), InvalidSecret>(())
+/// ```
+#[derive(Clone)]
+pub struct SharedSecret {
+    authorization: HeaderValue,
+}
+
+impl SharedSecret {
+    /// Takes a secret, without the white space around it. A `String` is wiped from memory.
+    ///
+    /// # Errors
+    ///
+    /// If it is empty, or has control or non-ASCII characters, which no header can carry.
+    pub fn new(secret: impl Into<String>) -> Result<Self, InvalidSecret> {
+        const SCHEME: &[u8] = b"Bearer ";
+
+        let secret = Zeroizing::new(secret.into());
+        let secret = secret.trim();
+        if secret.is_empty() {
+            return Err(InvalidSecret::Empty);
+        }
+        if !secret.is_ascii() {
+            return Err(InvalidSecret::NotAscii);
+        }
+        if secret.bytes().any(|byte| byte.is_ascii_control()) {
+            return Err(InvalidSecret::ControlCharacter);
+        }
+        // Of its final size from the start: a `Vec` that grows leaves copies behind.
+        let mut bearer = Zeroizing::new(Vec::with_capacity(SCHEME.len() + secret.len()));
+        bearer.extend_from_slice(SCHEME);
+        bearer.extend_from_slice(secret.as_bytes());
+        let mut authorization =
+            HeaderValue::from_maybe_shared(Bytes::from_owner(bearer)).map_err(|_| InvalidSecret::ControlCharacter)?;
+        authorization.set_sensitive(true);
+        Ok(Self { authorization })
+    }
+
+    /// The value of the `Authorization` header. Clones share the memory that is wiped.
+    pub(crate) fn authorization(&self) -> HeaderValue {
+        self.authorization.clone()
+    }
+}
+
+impl fmt::Debug for SharedSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SharedSecret([redacted])")
+    }
+}
+
+/// Why something is not a [`SharedSecret`]. None of the texts holds any of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InvalidSecret {
+    /// There is nothing but white space.
+    Empty,
+    /// It has a control character.
+    ControlCharacter,
+    /// It has a character that is not ASCII.
+    NotAscii,
+}
+
+impl fmt::Display for InvalidSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "the shared secret is empty",
+            Self::ControlCharacter => {
+                "the shared secret has a control character in it, such as a line break; copy it again from Released"
+            }
+            Self::NotAscii => {
+                "the shared secret has a character that is not ASCII, such as a typographic quote or an invisible \
+                 space; copy it again from Released"
+            }
+        })
+    }
+}
+
+impl std::error::Error for InvalidSecret {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn white_space_around_a_secret_is_dropped() {
+        let secret = SharedSecret::new("\t s3cret \r\n").expect("a good secret");
+        assert_eq!(secret.authorization(), "Bearer s3cret");
+        assert!(secret.authorization().is_sensitive());
+    }
+
+    #[test]
+    fn what_no_header_can_carry_is_refused_without_an_echo() {
+        for (bad, why) in [
+            ("", InvalidSecret::Empty),
+            (" \n", InvalidSecret::Empty),
+            ("s3\ncret", InvalidSecret::ControlCharacter),
+            ("s3\0cret", InvalidSecret::ControlCharacter),
+            ("s3\u{200b}cret", InvalidSecret::NotAscii),
+            ("“s3cret”", InvalidSecret::NotAscii),
+        ] {
+            let error = SharedSecret::new(bad).expect_err(bad);
+            assert_eq!(error, why);
+            assert!(!format!("{error}{error:?}").contains("s3"));
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! What goes over the wire, and what its answers mean.
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde::Serialize;
+
+use crate::error::{MintError, MintErrorKind};
+use crate::token::AuthToken;
+use crate::user::User;
+
+/// Which of Released's two token APIs to speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TokenApi {
+    /// The current one, "impersonation": it is sent the user's id, e-mail address, name and picture.
+    #[default]
+    Impersonation,
+    /// The older one: it is sent the e-mail address alone.
+    EmailOnly,
+}
+
+impl TokenApi {
+    /// Where Released documents this API to be.
+    pub(crate) fn documented_url(self) -> &'static str {
+        match self {
+            Self::Impersonation => "https://accounts.releasedhub.com/auth/api/impersonation/token",
+            Self::EmailOnly => "https://accounts.releasedhub.com/auth/api/token",
+        }
+    }
+
+    /// The body of a request for a token.
+    pub(crate) fn body(self, account_id: &str, user: &User) -> Bytes {
+        let body = match self {
+            Self::Impersonation => TokenRequest {
+                account_id,
+                user_id: Some(user.id().as_str()),
+                user_email: user.email(),
+                profile: Profile::of(user),
+            },
+            Self::EmailOnly => TokenRequest { account_id, user_id: None, user_email: user.email(), profile: None },
+        };
+        // Strings and options of them cannot fail to be written.
+        serde_json::to_vec(&body).unwrap_or_default().into()
+    }
+}
+
+#[derive(Serialize)]
+struct TokenRequest<'a> {
+    account_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_id: Option<&'a str>,
+    user_email: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<Profile<'a>>,
+}
+
+#[derive(Serialize)]
+struct Profile<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    avatar_url: Option<&'a str>,
+}
+
+impl<'a> Profile<'a> {
+    fn of(user: &'a User) -> Option<Self> {
+        let profile = Self { name: user.name(), avatar_url: user.avatar_url() };
+        (profile.name.is_some() || profile.avatar_url.is_some()).then_some(profile)
+    }
+}
+
+/// A successful answer is a bare JSON string, the token.
+pub(crate) fn parse_reply(body: &[u8]) -> Result<AuthToken, MintError> {
+    // The parser's error is left out: it may quote the body.
+    let token: String = serde_json::from_slice(body).map_err(|_| MintError::new(MintErrorKind::MalformedResponse))?;
+    Ok(AuthToken::new(token)?)
+}
+
+/// What a status other than success means.
+pub(crate) fn error_for(status: StatusCode) -> MintError {
+    let kind = match status.as_u16() {
+        401 | 403 => MintErrorKind::Unauthorized,
+        408 => MintErrorKind::Timeout,
+        429 => MintErrorKind::RateLimited,
+        425 | 500..=599 => MintErrorKind::Unavailable,
+        400..=499 => MintErrorKind::Rejected,
+        // A redirection would carry the secret and the person's address elsewhere, so it is not followed.
+        _ => MintErrorKind::MalformedResponse,
+    };
+    MintError::new(kind).with_status(status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(api: TokenApi, user: &User) -> serde_json::Value {
+        serde_json::from_slice(&api.body("acc", user)).expect("JSON")
+    }
+
+    #[test]
+    fn each_api_is_sent_what_it_documents_and_no_more() {
+        let plain = User::new("u1", "ada@example.com").expect("valid");
+        let full = plain.clone().with_name("Ada \"<b>\"").with_avatar_url("https://example.com/a.png");
+
+        assert_eq!(
+            body(TokenApi::Impersonation, &plain),
+            serde_json::json!({"account_id": "acc", "user_id": "u1", "user_email": "ada@example.com"}),
+        );
+        assert_eq!(
+            body(TokenApi::Impersonation, &full),
+            serde_json::json!({
+                "account_id": "acc", "user_id": "u1", "user_email": "ada@example.com",
+                "profile": {"name": "Ada \"<b>\"", "avatar_url": "https://example.com/a.png"},
+            }),
+        );
+        assert_eq!(
+            body(TokenApi::EmailOnly, &full),
+            serde_json::json!({"account_id": "acc", "user_email": "ada@example.com"}),
+        );
+    }
+
+    #[test]
+    fn only_a_bare_json_string_with_a_token_is_a_reply() {
+        for good in [&br#""a.b.c""#[..], b" \"a.b.c\"\n", br#""a\/b""#, br#""\u0061""#] {
+            assert!(parse_reply(good).is_ok(), "{}", good.escape_ascii());
+        }
+        for bad in [
+            &b""[..],
+            b"a.b.c",
+            br#""""#,
+            b"null",
+            b"42",
+            br#"["a.b.c"]"#,
+            br#"{"token":"a.b.c"}"#,
+            br#""a.b.c"x"#,
+            br#""a.b.c" "d""#,
+            b"\xef\xbb\xbf\"a.b.c\"",
+            b"\"a\xff\"",
+            br#""\"><script>""#,
+            br#""a\r\nb""#,
+            b"<!doctype html>",
+        ] {
+            let error = parse_reply(bad).expect_err("malformed");
+            assert_eq!(error.kind(), MintErrorKind::MalformedResponse, "{}", bad.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn every_status_has_its_kind() {
+        for (status, kind) in [
+            (301, MintErrorKind::MalformedResponse),
+            (307, MintErrorKind::MalformedResponse),
+            (400, MintErrorKind::Rejected),
+            (401, MintErrorKind::Unauthorized),
+            (403, MintErrorKind::Unauthorized),
+            (404, MintErrorKind::Rejected),
+            (408, MintErrorKind::Timeout),
+            (422, MintErrorKind::Rejected),
+            (425, MintErrorKind::Unavailable),
+            (429, MintErrorKind::RateLimited),
+            (500, MintErrorKind::Unavailable),
+            (501, MintErrorKind::Unavailable),
+            (503, MintErrorKind::Unavailable),
+            (999, MintErrorKind::MalformedResponse),
+        ] {
+            assert_eq!(error_for(StatusCode::from_u16(status).expect("a status")).kind(), kind, "{status}");
+        }
+        assert!(
+            error_for(StatusCode::UNAUTHORIZED).to_string().starts_with("Released refused the shared secret (401):")
+        );
+    }
+}

@@ -1,0 +1,284 @@
+//! Why there is no token.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use tower::BoxError;
+
+use crate::token::InvalidToken;
+use crate::user::InvalidUser;
+
+/// Why a token could not be minted.
+///
+/// Its text says what to do, and never holds the secret, a token, an e-mail address or anything that the remote end
+/// wrote; nor does its `Debug`. [`source`](Error::source) is where your own resolver's error is, untouched: look
+/// before you log that.
+///
+/// A minter of your own makes one with [`MintError::new`], or leaves it to `From<BoxError>`, which recognises the errors
+/// of tower's layers.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_released::{MintError, MintErrorKind};
+///
+/// let error = MintError::new(MintErrorKind::RateLimited).with_retry_after(Duration::from_secs(5));
+/// assert_eq!(error.kind(), MintErrorKind::RateLimited);
+/// assert_eq!(error.retry_after(), Some(Duration::from_secs(5)));
+///
+/// let timed_out: tower::BoxError = tower::timeout::error::Elapsed::new().into();
+/// assert_eq!(MintError::from(timed_out).kind(), MintErrorKind::Timeout);
+/// ```
+#[derive(Clone)]
+pub struct MintError {
+    kind: MintErrorKind,
+    status: Option<StatusCode>,
+    retry_after: Option<Duration>,
+    source: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+impl MintError {
+    /// An error of this kind.
+    pub fn new(kind: MintErrorKind) -> Self {
+        Self { kind, status: None, retry_after: None, source: None }
+    }
+
+    /// Adds when it makes sense to try again.
+    pub fn with_retry_after(mut self, delay: Duration) -> Self {
+        self.retry_after = Some(delay);
+        self
+    }
+
+    /// Adds what caused it. Neither `Display` nor `Debug` shows it.
+    pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
+        self.source = Some(source.into().into());
+        self
+    }
+
+    #[cfg(feature = "client")]
+    pub(crate) fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    /// Of which kind it is.
+    pub fn kind(&self) -> MintErrorKind {
+        self.kind
+    }
+
+    /// After how long it makes sense to try again, where that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+}
+
+/// Of which kind a [`MintError`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum MintErrorKind {
+    /// The resolver's user breaks one of Released's rules; the source is the [`InvalidUser`].
+    InvalidUser,
+    /// The resolver failed; the source is its error.
+    Resolver,
+    /// Released refused the shared secret.
+    Unauthorized,
+    /// Released refused what it was sent.
+    Rejected,
+    /// Released asked for fewer requests.
+    RateLimited,
+    /// This process has too many mints in flight.
+    Overloaded,
+    /// Released kept failing, so nothing is sent to it for now.
+    CircuitOpen,
+    /// No connection to Released could be opened.
+    Connect,
+    /// Released did not answer in time.
+    Timeout,
+    /// The connection broke before the answer was complete, or the request that wanted the token was dropped.
+    Interrupted,
+    /// Released, or a minter of your own, is failing.
+    Unavailable,
+    /// The answer was not a token.
+    MalformedResponse,
+    /// The minter cannot work as it is configured.
+    Config,
+}
+
+impl MintErrorKind {
+    /// The kind's name in `snake_case`, for logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidUser => "invalid_user",
+            Self::Resolver => "resolver",
+            Self::Unauthorized => "unauthorized",
+            Self::Rejected => "rejected",
+            Self::RateLimited => "rate_limited",
+            Self::Overloaded => "overloaded",
+            Self::CircuitOpen => "circuit_open",
+            Self::Connect => "connect",
+            Self::Timeout => "timeout",
+            Self::Interrupted => "interrupted",
+            Self::Unavailable => "unavailable",
+            Self::MalformedResponse => "malformed_response",
+            Self::Config => "config",
+        }
+    }
+
+    fn what_happened(self) -> &'static str {
+        match self {
+            Self::InvalidUser => "the signed-in user breaks one of Released's rules",
+            Self::Resolver => "the user resolver failed",
+            Self::Unauthorized => "Released refused the shared secret",
+            Self::Rejected => "Released refused the mint",
+            Self::RateLimited => "Released asked for fewer requests",
+            Self::Overloaded => "too many mints are in flight",
+            Self::CircuitOpen => "Released kept failing, so the circuit breaker holds mints back",
+            Self::Connect => "no connection to Released could be opened",
+            Self::Timeout => "the mint took too long",
+            Self::Interrupted => "the mint was interrupted",
+            Self::Unavailable => "the token API is not available",
+            Self::MalformedResponse => "the answer is not a token",
+            Self::Config => "the minter cannot work as it is configured",
+        }
+    }
+
+    fn what_to_do(self) -> &'static str {
+        match self {
+            Self::InvalidUser => "see the source for which one; UserId::encode makes any id fit",
+            Self::Resolver => "see the source, which is its own error",
+            Self::Unauthorized => {
+                "check RELEASED_SHARED_SECRET for stray spaces, or whether it was rotated in Released's settings"
+            }
+            Self::Rejected => {
+                "check RELEASED_ACCOUNT_ID, the token URL, and that ids and e-mail addresses are what Released expects"
+            }
+            Self::RateLimited => "mint only where a page needs it, for example with mint_when(navigations)",
+            Self::Overloaded => "Released is slow, or the limit is too low for this server's traffic",
+            Self::CircuitOpen => "nothing needs to be done: it tries again by itself",
+            Self::Connect => "check DNS, the network, proxies and the TLS certificates",
+            Self::Timeout => "see whether Released, a proxy or the network is slow, or the deadline too short",
+            Self::Interrupted => "the connection broke, or whoever wanted the token went away",
+            Self::Unavailable => "see Released's status; the next navigation tries again",
+            Self::MalformedResponse => "check that the token URL leads to Released and not to a proxy's page",
+            Self::Config => "see the source",
+        }
+    }
+}
+
+impl fmt::Display for MintError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.what_happened())?;
+        if let Some(status) = self.status {
+            write!(f, " ({})", status.as_u16())?;
+        }
+        write!(f, ": {}", self.kind.what_to_do())
+    }
+}
+
+impl fmt::Debug for MintError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MintError")
+            .field("kind", &self.kind)
+            .field("status", &self.status)
+            .field("retry_after", &self.retry_after)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Error for MintError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+impl From<InvalidUser> for MintError {
+    fn from(error: InvalidUser) -> Self {
+        Self::new(MintErrorKind::InvalidUser).with_source(error)
+    }
+}
+
+impl From<InvalidToken> for MintError {
+    fn from(error: InvalidToken) -> Self {
+        Self::new(MintErrorKind::MalformedResponse).with_source(error)
+    }
+}
+
+impl From<Infallible> for MintError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+/// Recognises what tower's own layers make of a minter's errors: `Timeout`, `LoadShed`, and `Buffer`, which wraps
+/// them. Anything else is [`MintErrorKind::Unavailable`], with the error as its source.
+impl From<BoxError> for MintError {
+    fn from(error: BoxError) -> Self {
+        let error = match error.downcast::<Self>() {
+            Ok(mint_error) => return *mint_error,
+            Err(other) => other,
+        };
+        let mut cause: Option<&(dyn Error + 'static)> = Some(&*error);
+        while let Some(current) = cause {
+            if let Some(mint_error) = current.downcast_ref::<Self>() {
+                return mint_error.clone();
+            }
+            if current.is::<tower::timeout::error::Elapsed>() {
+                return Self::new(MintErrorKind::Timeout).with_source(error);
+            }
+            if current.is::<tower::load_shed::error::Overloaded>() {
+                return Self::new(MintErrorKind::Overloaded).with_source(error);
+            }
+            cause = current.source();
+        }
+        Self::new(MintErrorKind::Unavailable).with_source(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Wrapper(BoxError);
+
+    impl fmt::Display for Wrapper {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("ada@example.com")
+        }
+    }
+
+    impl Error for Wrapper {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&*self.0)
+        }
+    }
+
+    #[test]
+    fn errors_of_tower_layers_are_recognised_even_when_wrapped() {
+        let wrapped = |error: BoxError| MintError::from(Box::new(Wrapper(error)) as BoxError).kind();
+        assert_eq!(wrapped(tower::timeout::error::Elapsed::new().into()), MintErrorKind::Timeout);
+        assert_eq!(wrapped(tower::load_shed::error::Overloaded::new().into()), MintErrorKind::Overloaded);
+        assert_eq!(wrapped(MintError::new(MintErrorKind::Connect).into()), MintErrorKind::Connect);
+        assert_eq!(wrapped("something else".into()), MintErrorKind::Unavailable);
+    }
+
+    #[test]
+    fn a_mint_error_keeps_everything_when_it_was_boxed() {
+        let error = MintError::new(MintErrorKind::RateLimited).with_retry_after(Duration::from_secs(7));
+        let error = MintError::from(Box::new(error) as BoxError);
+        assert_eq!((error.kind(), error.retry_after()), (MintErrorKind::RateLimited, Some(Duration::from_secs(7))));
+    }
+
+    #[test]
+    fn neither_text_shows_the_source() {
+        let error = MintError::new(MintErrorKind::Resolver).with_source("no row for ada@example.com");
+        assert_eq!(error.to_string(), "the user resolver failed: see the source, which is its own error");
+        assert!(!format!("{error:?}").contains("ada"));
+        assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("no row for ada@example.com"));
+    }
+}

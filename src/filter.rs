@@ -1,0 +1,115 @@
+//! Whether a request wants a token at all.
+//!
+//! A filter is any `Fn(&Parts) -> bool`; see [`ReleasedTokenLayer::mint_when`](crate::ReleasedTokenLayer::mint_when).
+
+use http::header::{ACCEPT, ACCESS_CONTROL_REQUEST_METHOD, HeaderName};
+use http::request::Parts;
+use http::{HeaderMap, Method};
+
+// The `http` crate has no constants for fetch metadata (https://www.w3.org/TR/fetch-metadata/).
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+
+/// What a browser loads for a page and cannot hold an embed: the values of `Sec-Fetch-Dest` that are passed over.
+const CANNOT_USE_A_TOKEN: &[&str] = &[
+    "audio",
+    "audioworklet",
+    "font",
+    "image",
+    "manifest",
+    "paintworklet",
+    "script",
+    "serviceworker",
+    "sharedworker",
+    "style",
+    "track",
+    "video",
+    "worker",
+    "xslt",
+];
+
+/// The default filter of a [`ReleasedTokenLayer`](crate::ReleasedTokenLayer): a token for everything, except for what
+/// cannot use one.
+///
+/// That is CORS preflights, and images, styles, scripts, fonts, media, manifests and workers as told by
+/// `Sec-Fetch-Dest`. Requests without fetch metadata (older browsers, plain HTTP, other servers) get their token.
+pub fn unless_useless(parts: &Parts) -> bool {
+    let is_preflight = parts.method == Method::OPTIONS && parts.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    let cannot_use_a_token =
+        text(&parts.headers, &SEC_FETCH_DEST).is_some_and(|destination| CANNOT_USE_A_TOKEN.contains(&destination));
+    !is_preflight && !cannot_use_a_token
+}
+
+/// A filter for `.mint_when(navigations)`: only documents that a person navigates to, not what scripts fetch.
+///
+/// Where the browser sends no fetch metadata, a request that accepts `text/html` counts as a navigation.
+pub fn navigations(parts: &Parts) -> bool {
+    match text(&parts.headers, &SEC_FETCH_MODE) {
+        Some(mode) => mode == "navigate" && unless_useless(parts),
+        None => text(&parts.headers, &ACCEPT).is_some_and(|accepted| accepted.contains("text/html")),
+    }
+}
+
+/// A filter for `.mint_when(always)`: every request, whatever it looks like.
+pub fn always(_: &Parts) -> bool {
+    true
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(method: Method, headers: &[(&'static str, &'static str)]) -> Parts {
+        let mut request = http::Request::builder().method(method);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).expect("a valid request").into_parts().0
+    }
+
+    #[test]
+    fn the_default_passes_over_only_what_cannot_use_a_token() {
+        let preflight = [("origin", "https://a.example"), ("access-control-request-method", "POST")];
+        for (wanted, method, headers) in [
+            (true, Method::GET, &[][..]),
+            (true, Method::HEAD, &[]),
+            (true, Method::POST, &[("content-type", "application/grpc")]),
+            (true, Method::GET, &[("sec-fetch-dest", "document")]),
+            (true, Method::GET, &[("sec-fetch-dest", "iframe")]),
+            (true, Method::POST, &[("sec-fetch-dest", "empty")]),
+            (true, Method::OPTIONS, &[]),
+            (false, Method::OPTIONS, &preflight),
+            (false, Method::GET, &[("sec-fetch-dest", "image")]),
+            (false, Method::GET, &[("sec-fetch-dest", "style")]),
+            (false, Method::GET, &[("sec-fetch-dest", "script")]),
+            (false, Method::GET, &[("sec-fetch-dest", "font")]),
+            (false, Method::GET, &[("sec-fetch-dest", "audio")]),
+            (false, Method::GET, &[("sec-fetch-dest", "video")]),
+            (false, Method::GET, &[("sec-fetch-dest", "manifest")]),
+            (false, Method::GET, &[("sec-fetch-dest", "worker")]),
+            (false, Method::GET, &[("sec-fetch-dest", "serviceworker")]),
+        ] {
+            let parts = request(method, headers);
+            assert_eq!(unless_useless(&parts), wanted, "{} {headers:?}", parts.method);
+            assert!(always(&parts));
+        }
+    }
+
+    #[test]
+    fn navigations_are_told_from_what_scripts_fetch() {
+        for (wanted, headers) in [
+            (true, &[("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")][..]),
+            (true, &[("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")]),
+            (false, &[("sec-fetch-mode", "cors"), ("sec-fetch-dest", "empty"), ("accept", "text/html")]),
+            (true, &[("accept", "text/html,application/xhtml+xml")]),
+            (false, &[("accept", "application/json")]),
+            (false, &[]),
+        ] {
+            assert_eq!(navigations(&request(Method::GET, headers)), wanted, "{headers:?}");
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Tower middleware that vouches for your signed-in users to Released.
+#![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(feature = "axum")]
+mod axum;
+mod cache;
+#[cfg(feature = "client")]
+mod client;
+mod error;
+mod filter;
+mod future;
+mod layer;
+mod pending;
+mod rejection;
+mod resolver;
+mod service;
+mod skipped;
+mod telemetry;
+#[cfg(feature = "testing")]
+#[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
+pub mod testing;
+mod token;
+mod user;
+
+#[cfg(feature = "axum")]
+#[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
+pub use crate::axum::{ExtractedUser, NowOrBoxed, from_extractor, token_endpoint};
+#[cfg(feature = "client")]
+#[cfg_attr(docsrs, doc(cfg(feature = "client")))]
+pub use crate::client::{
+    ConfigError, InvalidEndpoint, InvalidSecret, MintFuture, ReleasedClient, ReleasedClientBuilder, SharedSecret,
+    TokenApi,
+};
+pub use crate::error::{MintError, MintErrorKind};
+pub use crate::filter::{always, navigations, unless_useless};
+pub use crate::future::ResponseFuture;
+pub use crate::layer::{CacheControl, FailClosed, FailOpen, FailOpenAt, MintTiming, ReleasedTokenLayer, TokenPolicy};
+pub use crate::pending::PendingToken;
+pub use crate::rejection::AuthTokenRejection;
+pub use crate::resolver::{
+    IntoUser, Later, Now, NowOrLater, ResolverFn, UserOf, UserResolver, from_extension, resolver_fn,
+};
+pub use crate::service::ReleasedTokenService;
+pub use crate::token::{AuthToken, InvalidToken};
+pub use crate::user::{InvalidUser, User, UserId};

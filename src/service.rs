@@ -1,0 +1,107 @@
+//! The service: whether, who, and when to mint.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::mem;
+use std::task::{Context, Poll};
+
+use http::request::Parts;
+use http::{Request, Response};
+use tower::{BoxError, Service};
+
+use crate::error::{MintError, MintErrorKind};
+use crate::future::ResponseFuture;
+use crate::layer::{MintTiming, ReleasedTokenLayer, TokenPolicy};
+use crate::pending::{Mint, PendingToken};
+use crate::resolver::UserResolver;
+use crate::token::AuthToken;
+use crate::user::{InvalidUser, User};
+
+/// The service that a [`ReleasedTokenLayer`] makes of another one.
+///
+/// Its error is always the inner service's: a failed mint is none.
+#[derive(Clone)]
+pub struct ReleasedTokenService<S, M, R, F = fn(&Parts) -> bool, P = crate::layer::FailOpen> {
+    pub(crate) inner: S,
+    pub(crate) layer: ReleasedTokenLayer<M, R, F, P>,
+}
+
+impl<S, M, R, F, P, ReqBody, ResBody> Service<Request<ReqBody>> for ReleasedTokenService<S, M, R, F, P>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
+    M: Service<User, Response = AuthToken, Error: Into<MintError>, Future: Send> + Clone + Send + 'static,
+    R: UserResolver,
+    F: Fn(&Parts) -> bool,
+    P: TokenPolicy<ResBody> + Clone,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, ReqBody, S::Future, P>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let (mut parts, body) = request.into_parts();
+        if !(self.layer.filter)(&parts) {
+            return ResponseFuture::passing(self.inner.call(Request::from_parts(parts, body)));
+        }
+
+        let mint = self.layer.mint(&parts);
+        let cache_control = self.layer.cache_control;
+        match self.layer.policy.timing() {
+            MintTiming::BeforeHandler => {
+                // The service that was polled ready is the one to call, later; the clone takes its place.
+                let clone = self.inner.clone();
+                let ready = mem::replace(&mut self.inner, clone);
+                let request = Request::from_parts(parts, body);
+                ResponseFuture::minting(mint, request, ready, self.layer.policy.clone(), cache_control)
+            }
+            MintTiming::AlongsideHandler => {
+                let pending = PendingToken::new(mint);
+                parts.extensions.insert(pending.clone());
+                let inner = self.inner.call(Request::from_parts(parts, body));
+                let driver = Box::pin(pending.clone().drive());
+                ResponseFuture::responding(inner, pending, Some(driver), cache_control)
+            }
+            MintTiming::OnExtraction => {
+                let pending = PendingToken::new(mint);
+                parts.extensions.insert(pending.clone());
+                let inner = self.inner.call(Request::from_parts(parts, body));
+                ResponseFuture::responding(inner, pending, None, cache_control)
+            }
+        }
+    }
+}
+
+impl<M, R, F, P> ReleasedTokenLayer<M, R, F, P>
+where
+    M: Service<User, Response = AuthToken, Error: Into<MintError>, Future: Send> + Clone + Send + 'static,
+    R: UserResolver,
+{
+    /// Everything from the request's head to the token, not started. An anonymous request does not touch the minter.
+    fn mint(&self, parts: &Parts) -> Mint {
+        let user = self.resolver.resolve(parts);
+        let mut minter = self.minter.clone();
+        Box::pin(async move {
+            let Some(user) = user.await.map_err(|error| resolver_failed(error.into()))? else {
+                return Ok(None);
+            };
+            poll_fn(|cx| minter.poll_ready(cx)).await.map_err(Into::into)?;
+            let token = minter.call(user).await.map_err(Into::into)?;
+            Ok(Some(token))
+        })
+    }
+}
+
+fn resolver_failed(error: BoxError) -> MintError {
+    let kind = if error.is::<InvalidUser>() { MintErrorKind::InvalidUser } else { MintErrorKind::Resolver };
+    MintError::new(kind).with_source(error)
+}
+
+impl<S: fmt::Debug, M, R, F, P: fmt::Debug> fmt::Debug for ReleasedTokenService<S, M, R, F, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReleasedTokenService").field("inner", &self.inner).field("layer", &self.layer).finish()
+    }
+}

@@ -1,0 +1,85 @@
+// A stand-in for Released's embed script: elements of the same names, which exchange their token as the portal does
+// and show what came of it. It renders no portal.
+(() => {
+  const server = new URL(document.currentScript.src).origin;
+
+  const NAMES = {
+    "released-page": "Released portal",
+    "released-widget": "Released widget",
+    "released-form": "Released form",
+    "released-badge": "Released badge",
+  };
+
+  const STYLE = `
+    :host { display: block; color-scheme: light dark; }
+    :host([color-scheme=light]) { color-scheme: light; }
+    :host([color-scheme=dark]) { color-scheme: dark; }
+    section {
+      font: 16px/1.5 system-ui, sans-serif; padding: 1rem 1.25rem; border-radius: 12px;
+      color: light-dark(#1c2024, #edeef0); background: light-dark(#fff, #18191b);
+      border: 1px solid light-dark(#d9d9e0, #43484e);
+    }
+    p { margin: 0; }
+    [part=kind] { font-size: .75rem; letter-spacing: .05em; text-transform: uppercase; opacity: .7; }
+    [part=state]::before { content: "●"; margin-right: .5em; color: light-dark(#8b8d98, #777b84); }
+    section[data-state=verified] [part=state]::before { color: #30a46c; }
+    section[data-state=denied] [part=state]::before { color: #e5484d; }
+  `;
+
+  class ReleasedElement extends HTMLElement {
+    static observedAttributes = ["auth-token"];
+    #token = null;
+
+    connectedCallback() {
+      if (!this.shadowRoot) {
+        const style = document.createElement("style");
+        style.textContent = STYLE;
+        const section = document.createElement("section");
+        for (const part of ["kind", "state"]) {
+          const line = document.createElement("p");
+          line.part = part;
+          section.append(line);
+        }
+        this.attachShadow({ mode: "open" }).append(style, section);
+        this.shadowRoot.querySelector("[part=kind]").textContent = NAMES[this.localName];
+      }
+      this.#verify();
+    }
+
+    attributeChangedCallback() {
+      if (this.isConnected && this.shadowRoot) this.#verify();
+    }
+
+    async #verify() {
+      const token = this.getAttribute("auth-token");
+      if (!token) return this.#show("anonymous", "Not signed in: this embed has no auth-token.");
+      if (token === this.#token) return;
+      this.#token = token;
+      this.#show("pending", "Verifying …");
+      try {
+        const response = await fetch(`${server}/session`, {
+          method: "POST",
+          headers: { "content-type": "application/json" },
+          body: JSON.stringify({ token }),
+        });
+        const answer = await response.json();
+        if (token !== this.#token) return; // a newer token is being verified
+        if (response.ok) this.#show("verified", `Verified as ${answer.name ?? answer.email}`);
+        else this.#show("denied", `Access denied: ${answer.error}`);
+      } catch {
+        if (token === this.#token) this.#show("denied", "Access denied: Released cannot be reached.");
+      }
+    }
+
+    #show(state, text) {
+      this.shadowRoot.querySelector("section").dataset.state = state;
+      this.shadowRoot.querySelector("[part=state]").textContent = text;
+      this.dataset.state = state;
+    }
+  }
+
+  for (const name of Object.keys(NAMES)) {
+    // A page may include the script twice.
+    if (!customElements.get(name)) customElements.define(name, class extends ReleasedElement {});
+  }
+})();

@@ -1,0 +1,92 @@
+//! What Released demands of a request for a token, checked as the vendor does: on the bytes that arrived.
+
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
+
+use crate::user::{InvalidUser, User};
+
+/// Which of the two APIs was called.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Api {
+    Impersonation,
+    EmailOnly,
+}
+
+/// Whose requests are in order.
+pub(crate) struct Account {
+    pub(crate) id: String,
+    pub(crate) secret: String,
+}
+
+/// Why a request is refused. The vendor documents no error bodies, so these texts are the fake's own.
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) reason: &'static str,
+}
+
+#[derive(Deserialize)]
+struct Body {
+    account_id: Option<String>,
+    user_id: Option<String>,
+    user_email: Option<String>,
+    profile: Option<Profile>,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    name: Option<String>,
+    avatar_url: Option<String>,
+}
+
+impl Account {
+    /// The user that a request vouches for.
+    pub(crate) fn check(&self, api: Api, headers: &HeaderMap, body: &[u8]) -> Result<User, Refusal> {
+        let bearer = headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes);
+        if bearer != Some(format!("Bearer {}", self.secret).as_bytes()) {
+            return Err(Refusal { status: StatusCode::UNAUTHORIZED, reason: "the shared secret is wrong" });
+        }
+        let is_json = headers
+            .get(CONTENT_TYPE)
+            .is_some_and(|value| value.to_str().is_ok_and(|value| value.split(';').next() == Some("application/json")));
+        if !is_json {
+            return Err(Refusal { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, reason: "not application/json" });
+        }
+        let body: Body = serde_json::from_slice(body).map_err(|_| bad_request("not the JSON that is documented"))?;
+        let account_id = body.account_id.ok_or(bad_request("account_id is missing"))?;
+        if account_id != self.id {
+            return Err(Refusal { status: StatusCode::NOT_FOUND, reason: "there is no such account" });
+        }
+        let email = body.user_email.ok_or(bad_request("user_email is missing"))?;
+        let id = match api {
+            Api::Impersonation => body.user_id.ok_or(bad_request("user_id is missing"))?,
+            // This API knows no ids, and its sessions none.
+            Api::EmailOnly => "email-only".to_owned(),
+        };
+        let mut user = User::new(id, email).map_err(reason)?;
+        if let (Some(profile), Api::Impersonation) = (body.profile, api) {
+            if let Some(name) = profile.name {
+                user = user.try_with_name(name).map_err(reason)?;
+            }
+            if let Some(url) = profile.avatar_url {
+                user = user.try_with_avatar_url(url).map_err(reason)?;
+            }
+        }
+        Ok(user)
+    }
+}
+
+fn bad_request(reason: &'static str) -> Refusal {
+    Refusal { status: StatusCode::BAD_REQUEST, reason }
+}
+
+fn reason(invalid: InvalidUser) -> Refusal {
+    bad_request(match invalid {
+        InvalidUser::EmptyId | InvalidUser::IdTooLong | InvalidUser::IdCharacter => {
+            "user_id does not match ^[a-zA-Z0-9:_-]{1,255}$"
+        }
+        InvalidUser::Email => "user_email is not an e-mail address",
+        InvalidUser::NameTooLong => "profile.name has more than 200 characters",
+        InvalidUser::AvatarUrl => "profile.avatar_url is not a valid URL",
+    })
+}

@@ -1,0 +1,233 @@
+//! What a mint yields: the auth token for the page.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize, Serializer};
+
+/// The longest token that is accepted, in bytes. Released's are a few hundred; headers end at 8 KiB in most servers.
+const MAX_BYTES: usize = 8 * 1024;
+
+/// How long Released documents a token to live, where the token itself does not say.
+const DOCUMENTED_LIFE: Duration = Duration::from_secs(2 * 60);
+
+/// The longest life that a token is believed to have: what Released's had before it was shortened to two minutes.
+const LONGEST_LIFE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// A short-lived auth token for one person, safe to stand in an HTML attribute.
+///
+/// It goes into the `auth-token` attribute of a Released embed: `Display` writes the token itself, for templates.
+/// `Debug` does not. It is good for one navigation: never store one, and never hand one to another request.
+///
+/// The token is opaque, but not anything: see [`AuthToken::new`] for what it is made of. As an axum extractor, see the
+/// crate's README.
+///
+/// # Example
+///
+/// ```
+/// use tower_released::AuthToken;
+///
+/// let token = AuthToken::new("eyJhbGciOiJIUzI1NiJ9.e30.c2ln")?;
+/// assert_eq!(
+///     format!(r#"<released-page channel-id="c1" auth-token="{token}"></released-page>"#),
+///     r#"<released-page channel-id="c1" auth-token="eyJhbGciOiJIUzI1NiJ9.e30.c2ln"></released-page>"#,
+/// );
+/// assert!(!format!("{token:?}").contains("eyJ"));
+/// # Ok::<(), tower_released::InvalidToken>(())
+/// ```
+#[derive(Clone)]
+pub struct AuthToken {
+    token: Arc<str>,
+    minted_at: SystemTime,
+    // Of the clock that never jumps, unlike the one of `minted_at`.
+    arrived: Instant,
+    life: Duration,
+}
+
+impl AuthToken {
+    /// Takes a token that was minted just now.
+    ///
+    /// Only the alphabet of bearer tokens (RFC 6750, section 2.1, `b64token`) is accepted, `A-Z a-z 0-9 - . _ ~ + /`
+    /// and `=` at the end, so that a token cannot break out of an HTML attribute, a header, a URL or a script.
+    ///
+    /// # Errors
+    ///
+    /// If it is empty, longer than 8 KiB, or has other characters.
+    pub fn new(token: impl Into<Arc<str>>) -> Result<Self, InvalidToken> {
+        Self::minted(token.into(), SystemTime::now())
+    }
+
+    fn minted(token: Arc<str>, minted_at: SystemTime) -> Result<Self, InvalidToken> {
+        if token.is_empty() {
+            return Err(InvalidToken::Empty);
+        }
+        if token.len() > MAX_BYTES {
+            return Err(InvalidToken::TooLong);
+        }
+        if !is_b64token(&token) {
+            return Err(InvalidToken::Character);
+        }
+        let life = life_told_by(&token, minted_at).unwrap_or(DOCUMENTED_LIFE);
+        Ok(Self { token, minted_at, arrived: Instant::now(), life })
+    }
+
+    /// The token itself.
+    pub fn as_str(&self) -> &str {
+        &self.token
+    }
+
+    /// When the token arrived, by this server's clock.
+    pub fn minted_at(&self) -> SystemTime {
+        self.minted_at
+    }
+
+    /// When the embed must have used the token, by this server's clock.
+    ///
+    /// That is the `exp` of the JWT where it can be read and lies within the seven days to come; else two minutes
+    /// after [`minted_at`](Self::minted_at), which is what Released documents.
+    pub fn expires_at(&self) -> SystemTime {
+        self.minted_at + self.life
+    }
+
+    /// How much time the embed has left to use the token; zero once it has expired. A jump of the server's clock does
+    /// not change it.
+    pub fn remaining(&self) -> Duration {
+        self.life.saturating_sub(self.arrived.elapsed())
+    }
+
+    /// Whether it is too late for the embed to use the token.
+    pub fn is_expired(&self) -> bool {
+        self.remaining().is_zero()
+    }
+}
+
+impl fmt::Display for AuthToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.token)
+    }
+}
+
+impl fmt::Debug for AuthToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthToken").field("remaining", &self.remaining()).finish_non_exhaustive()
+    }
+}
+
+/// Serializes as the token's string, for JSON replies and template contexts.
+impl Serialize for AuthToken {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.token)
+    }
+}
+
+/// Why something is not an [`AuthToken`]. None of the texts holds any of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InvalidToken {
+    /// It is empty.
+    Empty,
+    /// It is longer than 8 KiB.
+    TooLong,
+    /// It has a character that bearer tokens have not.
+    Character,
+}
+
+impl fmt::Display for InvalidToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "the auth token is empty",
+            Self::TooLong => "the auth token is longer than 8 KiB",
+            Self::Character => "the auth token has characters that a bearer token (RFC 6750) cannot have",
+        })
+    }
+}
+
+impl std::error::Error for InvalidToken {}
+
+/// RFC 6750, section 2.1: `b64token = 1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.
+fn is_b64token(token: &str) -> bool {
+    let unpadded = token.trim_end_matches('=');
+    !unpadded.is_empty() && unpadded.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte))
+}
+
+/// The life that a JWT's `exp` claim (RFC 7519, section 4.1.4) gives a token. Only a hint: nobody has checked the
+/// signature, and the two clocks may differ.
+fn life_told_by(token: &str, minted_at: SystemTime) -> Option<Duration> {
+    #[derive(Deserialize)]
+    struct Claims {
+        // A NumericDate may have a fraction.
+        exp: f64,
+    }
+    let payload = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    let Claims { exp } = serde_json::from_slice(&payload).ok()?;
+    let expires_at = SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(exp).ok()?)?;
+    let life = expires_at.duration_since(minted_at).ok()?;
+    (!life.is_zero() && life <= LONGEST_LIFE).then_some(life)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn jwt(claims: &str) -> String {
+        format!("eyJhbGciOiJIUzI1NiJ9.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims))
+    }
+
+    #[test]
+    fn the_life_of_a_token_is_its_own_exp_or_two_minutes() {
+        let minted_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        for (seconds, token) in [
+            (60, jwt(r#"{"exp":1800000060}"#)),
+            (7 * 24 * 3600, jwt(r#"{"exp":1800604800,"iat":1800000000}"#)),
+            (120, "opaque".to_owned()),
+            (120, "a.b.c".to_owned()),
+            (120, jwt("{}")),
+            (120, jwt(r#"{"exp":"1800000060"}"#)),
+            (120, jwt(r#"{"exp":1800000000}"#)),
+            (120, jwt(r#"{"exp":1700000000}"#)),
+            (120, jwt(r#"{"exp":1800604801}"#)),
+            (120, jwt(r#"{"exp":-1}"#)),
+            (120, jwt(r#"{"exp":1e300}"#)),
+            (120, jwt(r#"{"exp":18446744073709551615}"#)),
+        ] {
+            let token = AuthToken::minted(token.into(), minted_at).expect("a legal token");
+            assert_eq!(token.expires_at(), minted_at + Duration::from_secs(seconds), "{}", token.as_str());
+        }
+    }
+
+    #[test]
+    fn what_remains_does_not_depend_on_the_wall_clock() {
+        let an_hour_ago = SystemTime::now() - Duration::from_secs(3600);
+        let token = AuthToken::minted("opaque".into(), an_hour_ago).expect("a legal token");
+        assert!(token.expires_at() < SystemTime::now());
+        assert!(!token.is_expired());
+
+        let mut token = AuthToken::new("opaque").expect("a legal token");
+        token.life = Duration::ZERO;
+        assert!(token.is_expired());
+        assert_eq!(token.remaining(), Duration::ZERO);
+    }
+
+    #[test]
+    fn only_bearer_tokens_are_accepted() {
+        for good in ["a", "a=", "a==", "A-Za-z0-9-._~+/", "eyJ.eyJ.sig"] {
+            assert!(AuthToken::new(good).is_ok(), "{good}");
+        }
+        for (bad, why) in [
+            ("", InvalidToken::Empty),
+            ("=", InvalidToken::Character),
+            ("a=b", InvalidToken::Character),
+            (" a", InvalidToken::Character),
+            ("a\r\nset-cookie: x", InvalidToken::Character),
+            (r#""><script>"#, InvalidToken::Character),
+            ("å", InvalidToken::Character),
+            (&"a".repeat(8193), InvalidToken::TooLong),
+        ] {
+            assert_eq!(AuthToken::new(bad).expect_err(bad), why);
+        }
+        assert!(AuthToken::new("a".repeat(8192)).is_ok());
+    }
+}
