@@ -1,0 +1,61 @@
+//! A small site with a private Released portal: `cargo run --example demo`, then open the address that it prints.
+//!
+//! With `RELEASED_ACCOUNT_ID` and `RELEASED_SHARED_SECRET` set it talks to Released (or to `RELEASED_TOKEN_URL`), for
+//! the portal of `RELEASED_CHANNEL_ID`. Without, it starts a fake of Released in the process. `PORT` is 3000 by default.
+
+mod site;
+
+use std::env;
+use std::error::Error;
+
+use tokio::net::TcpListener;
+use tower_released::ReleasedClient;
+use tower_released::testing::FakeReleased;
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+use crate::site::{Portal, site};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).init();
+
+    // The fake must live as long as the site does.
+    let fake = if is_set("RELEASED_ACCOUNT_ID") && is_set("RELEASED_SHARED_SECRET") {
+        None
+    } else {
+        Some(FakeReleased::start().await?)
+    };
+    let (released, portal) = match &fake {
+        None => {
+            info!("minting with the account of RELEASED_ACCOUNT_ID");
+            let channel_id = env::var("RELEASED_CHANNEL_ID").unwrap_or_default();
+            (ReleasedClient::from_env()?, Portal::of_released(channel_id))
+        }
+        Some(fake) => {
+            info!(
+                "RELEASED_ACCOUNT_ID and RELEASED_SHARED_SECRET are not set: a fake of Released answers at {}",
+                fake.origin()
+            );
+            (fake.client()?, Portal::of_fake(fake))
+        }
+    };
+
+    let port = env::var("PORT").map_or(Ok(3000), |port| port.parse::<u16>())?;
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    info!("the demo is at http://localhost:{}", listener.local_addr()?.port());
+    axum::serve(listener, site(released, portal)).with_graceful_shutdown(interrupted()).await?;
+    Ok(())
+}
+
+fn is_set(variable: &str) -> bool {
+    env::var_os(variable).is_some_and(|value| !value.is_empty())
+}
+
+async fn interrupted() {
+    // Without a signal handler the system's own ends the process.
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
