@@ -32,8 +32,8 @@ pin_project! {
         Passing { #[pin] inner: F },
         // The handler waits for the token.
         Minting { mint: Mint, waiting: Option<Waiting<S, B>>, policy: P },
-        // The handler runs.
-        Responding { #[pin] inner: F, pending: CancelOnDrop, driver: Option<Driver> },
+        // The handler runs. Fields are dropped in this order: what waits for the mint goes before what cancels it.
+        Responding { #[pin] inner: F, driver: Option<Driver>, pending: CancelOnDrop },
     }
 }
 

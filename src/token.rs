@@ -104,6 +104,15 @@ impl AuthToken {
     }
 }
 
+/// Two are equal if they are the same token, whenever they arrived.
+impl PartialEq for AuthToken {
+    fn eq(&self, other: &Self) -> bool {
+        self.token == other.token
+    }
+}
+
+impl Eq for AuthToken {}
+
 impl fmt::Display for AuthToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.token)

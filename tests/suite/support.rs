@@ -1,0 +1,282 @@
+//! What the tests share: who signs in, and the three stacks to serve pages with.
+
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use axum::routing::get;
+use http::request::Parts;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::metadata::{AsciiMetadataKey, MetadataMap};
+use tower::ServiceBuilder;
+use tower_released::{
+    AuthToken, FailOpen, InvalidUser, Now, PendingToken, ReleasedClient, ReleasedTokenLayer, ResolverFn, TokenPolicy,
+    User, resolver_fn,
+};
+
+use self::roadmap::roadmap_client::RoadmapClient;
+use self::roadmap::roadmap_server::{Roadmap, RoadmapServer};
+use self::roadmap::{PortalReply, PortalRequest};
+
+#[rustfmt::skip]
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
+#[path = "../../examples/tonic/roadmap.rs"]
+mod roadmap;
+
+type Signed = fn(&Parts) -> Option<Result<User, InvalidUser>>;
+pub(crate) type Resolver = ResolverFn<Signed, Now>;
+pub(crate) type Filter = fn(&Parts) -> bool;
+
+/// The layer that the stacks are given: only what it does without a token differs.
+pub(crate) type Layer<P = FailOpen> = ReleasedTokenLayer<ReleasedClient, Resolver, Filter, P>;
+
+/// Who the `x-user` header says.
+pub(crate) fn by_header() -> Resolver {
+    resolver_fn(|parts| {
+        let id = parts.headers.get("x-user")?.to_str().ok()?;
+        Some(User::new(id, format!("{id}@example.com")))
+    })
+}
+
+pub(crate) fn ada() -> User {
+    User::new("ada", "ada@example.com").unwrap()
+}
+
+/// A request from Ada to the root.
+pub(crate) fn request_from_ada<B>(body: B) -> Request<B> {
+    Request::builder().header("x-user", "ada").body(body).unwrap()
+}
+
+/// What a layer must be able to answer with to stand in every stack.
+pub(crate) trait Policy:
+    TokenPolicy<axum::body::Body>
+    + TokenPolicy<Full<Bytes>>
+    + TokenPolicy<tonic::body::Body>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<P> Policy for P where
+    P: TokenPolicy<axum::body::Body>
+        + TokenPolicy<Full<Bytes>>
+        + TokenPolicy<tonic::body::Body>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// What came back to a client.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The page, with its token if it has one.
+    Page(Option<String>),
+    Refused(Refusal),
+}
+
+/// A refusal, as HTTP and gRPC say it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Unauthenticated,
+    Unavailable,
+    DeadlineExceeded,
+    Internal,
+}
+
+impl Answer {
+    pub(crate) fn token(self) -> String {
+        match self {
+            Self::Page(Some(token)) => token,
+            other => panic!("a page with a token was expected, not {other:?}"),
+        }
+    }
+}
+
+/// A way to serve a page behind a layer, and to visit it over a real connection.
+pub(crate) trait Stack: Sized {
+    async fn serve<P: Policy>(layer: Layer<P>) -> Self;
+
+    /// Visits the page, signed in or not, with more headers.
+    async fn visit(&self, user: Option<&str>, headers: &[(&'static str, &'static str)]) -> (Answer, HeaderMap);
+}
+
+/// A task that ends with the test.
+struct Server(tokio::task::JoinHandle<()>);
+
+impl Server {
+    fn spawn(server: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(server))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// A server that speaks HTTP, and a client for it.
+struct Http {
+    address: SocketAddr,
+    client: reqwest::Client,
+    _server: Server,
+}
+
+impl Http {
+    fn new(address: SocketAddr, server: Server) -> Self {
+        Self { address, client: reqwest::Client::builder().no_proxy().build().unwrap(), _server: server }
+    }
+
+    async fn visit(&self, user: Option<&str>, headers: &[(&'static str, &'static str)]) -> (Answer, HeaderMap) {
+        let mut request = self.client.get(format!("http://{}/", self.address));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(user) = user {
+            request = request.header("x-user", user);
+        }
+        let response = request.send().await.unwrap();
+        let headers = response.headers().clone();
+        let answer = match response.status() {
+            StatusCode::OK => {
+                let text = response.text().await.unwrap();
+                Answer::Page((!text.is_empty()).then_some(text))
+            }
+            StatusCode::UNAUTHORIZED => Answer::Refused(Refusal::Unauthenticated),
+            StatusCode::SERVICE_UNAVAILABLE => {
+                assert!(headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() > 0);
+                Answer::Refused(Refusal::Unavailable)
+            }
+            StatusCode::GATEWAY_TIMEOUT => Answer::Refused(Refusal::DeadlineExceeded),
+            StatusCode::BAD_GATEWAY | StatusCode::INTERNAL_SERVER_ERROR => Answer::Refused(Refusal::Internal),
+            other => panic!("no page has status {other}"),
+        };
+        (answer, headers)
+    }
+}
+
+pub(crate) struct Axum(Http);
+
+impl Stack for Axum {
+    async fn serve<P: Policy>(layer: Layer<P>) -> Self {
+        async fn page(token: Option<AuthToken>) -> String {
+            token.map_or_else(String::new, |token| token.to_string())
+        }
+        let app = axum::Router::new().route("/", get(page)).layer(layer);
+        let (listener, address) = listen().await;
+        Self(Http::new(address, Server::spawn(async { axum::serve(listener, app).await.unwrap() })))
+    }
+
+    async fn visit(&self, user: Option<&str>, headers: &[(&'static str, &'static str)]) -> (Answer, HeaderMap) {
+        self.0.visit(user, headers).await
+    }
+}
+
+pub(crate) struct Hyper(Http);
+
+impl Stack for Hyper {
+    async fn serve<P: Policy>(layer: Layer<P>) -> Self {
+        async fn page(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+            Ok(Response::new(Full::from(token_of(request.extensions()).await.unwrap_or_default())))
+        }
+        let service = ServiceBuilder::new().layer(layer).service_fn(page);
+        let (listener, address) = listen().await;
+        let server = Server::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let service = TowerToHyperService::new(service.clone());
+                connections.spawn(async move {
+                    let _ =
+                        auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        Self(Http::new(address, server))
+    }
+
+    async fn visit(&self, user: Option<&str>, headers: &[(&'static str, &'static str)]) -> (Answer, HeaderMap) {
+        self.0.visit(user, headers).await
+    }
+}
+
+pub(crate) struct Tonic {
+    client: RoadmapClient<tonic::transport::Channel>,
+    _server: Server,
+}
+
+struct Portals;
+
+#[tonic::async_trait]
+impl Roadmap for Portals {
+    async fn portal(
+        &self,
+        request: tonic::Request<PortalRequest>,
+    ) -> Result<tonic::Response<PortalReply>, tonic::Status> {
+        let auth_token = token_of(request.extensions()).await;
+        Ok(tonic::Response::new(PortalReply { channel_id: "c1".to_owned(), auth_token }))
+    }
+}
+
+impl Stack for Tonic {
+    async fn serve<P: Policy>(layer: Layer<P>) -> Self {
+        let (listener, address) = listen().await;
+        let server = tonic::transport::Server::builder()
+            .layer(layer)
+            .add_service(RoadmapServer::new(Portals))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        let server = Server::spawn(async { server.await.unwrap() });
+        let client = RoadmapClient::connect(format!("http://{address}")).await.unwrap();
+        Self { client, _server: server }
+    }
+
+    async fn visit(&self, user: Option<&str>, headers: &[(&'static str, &'static str)]) -> (Answer, HeaderMap) {
+        let mut request = tonic::Request::new(PortalRequest {});
+        for (name, value) in headers {
+            request.metadata_mut().insert(AsciiMetadataKey::from_static(name), value.parse().unwrap());
+        }
+        if let Some(user) = user {
+            request.metadata_mut().insert("x-user", user.parse().unwrap());
+        }
+        match self.client.clone().portal(request).await {
+            Ok(reply) => {
+                let headers = MetadataMap::into_headers(reply.metadata().clone());
+                (Answer::Page(reply.into_inner().auth_token), headers)
+            }
+            Err(status) => {
+                assert!(!status.message().is_empty(), "{status:?}");
+                let refusal = match status.code() {
+                    tonic::Code::Unauthenticated => Refusal::Unauthenticated,
+                    tonic::Code::Unavailable => Refusal::Unavailable,
+                    tonic::Code::DeadlineExceeded => Refusal::DeadlineExceeded,
+                    tonic::Code::Internal => Refusal::Internal,
+                    other => panic!("no page has status {other:?}"),
+                };
+                (Answer::Refused(refusal), status.metadata().clone().into_headers())
+            }
+        }
+    }
+}
+
+/// The token, for code that knows no extractors.
+async fn token_of(extensions: &http::Extensions) -> Option<String> {
+    let pending = extensions.get::<PendingToken>()?;
+    let token = pending.get().await.ok().flatten();
+    Some(token?.to_string())
+}
