@@ -1,1 +1,118 @@
+//! No cache keeps a page with a token.
 
+use http::header::CACHE_CONTROL;
+use http::{HeaderMap, Request, Response};
+use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
+use tower_released::testing::StubMinter;
+use tower_released::{CacheControl, MintError, MintErrorKind, MintTiming, PendingToken, ReleasedTokenLayer};
+
+use crate::support::{by_header, request_from_ada};
+
+/// What a handler says that knows of no token.
+const CAREFREE: &[(&str, &str)] = &[
+    ("cache-control", "public, max-age=60, s-maxage=600"),
+    ("etag", "\"1\""),
+    ("last-modified", "Thu, 01 Jan 2026 00:00:00 GMT"),
+    ("expires", "Fri, 01 Jan 2027 00:00:00 GMT"),
+    ("cdn-cache-control", "public, max-age=600"),
+    ("surrogate-control", "max-age=600"),
+    ("vary", "accept-encoding"),
+];
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Handler {
+    Asks,
+    DoesNotAsk,
+}
+
+async fn headers(
+    minter: StubMinter,
+    timing: MintTiming,
+    cache_control: CacheControl,
+    handler: Handler,
+    request: Request<()>,
+    said: &'static [(&str, &str)],
+) -> HeaderMap {
+    let layer = ReleasedTokenLayer::new(minter, by_header()).timing(timing).cache_control(cache_control);
+    let page = service_fn(move |request: Request<()>| async move {
+        if handler == Handler::Asks {
+            let _ = request.extensions().get::<PendingToken>().unwrap().get().await;
+        }
+        let mut response = Response::builder();
+        for (name, value) in said {
+            response = response.header(*name, *value);
+        }
+        Ok::<_, BoxError>(response.body(()).unwrap())
+    });
+    ServiceBuilder::new().layer(layer).service(page).oneshot(request).await.unwrap().into_parts().0.headers
+}
+
+fn said(headers: &[(&str, &str)]) -> HeaderMap {
+    headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect::<HeaderMap>()
+}
+
+#[tokio::test]
+async fn a_page_whose_token_was_handed_out_is_private_whatever_its_handler_says() {
+    for (timing, handler, may_be_cached) in [
+        (MintTiming::BeforeHandler, Handler::Asks, false),
+        // Nobody can tell whether it read the plain token in the extensions.
+        (MintTiming::BeforeHandler, Handler::DoesNotAsk, false),
+        (MintTiming::AlongsideHandler, Handler::Asks, false),
+        (MintTiming::AlongsideHandler, Handler::DoesNotAsk, true),
+        (MintTiming::OnExtraction, Handler::Asks, false),
+        (MintTiming::OnExtraction, Handler::DoesNotAsk, true),
+    ] {
+        let minter = StubMinter::new();
+        let found = headers(minter, timing, CacheControl::NoStore, handler, request_from_ada(()), CAREFREE).await;
+        let expected = if may_be_cached {
+            said(CAREFREE)
+        } else {
+            said(&[("cache-control", "private, no-store"), ("vary", "accept-encoding")])
+        };
+        assert_eq!(found, expected, "{timing:?} {handler:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_without_a_token_is_the_handlers_own_affair() {
+    let down = StubMinter::failing(MintError::new(MintErrorKind::Unavailable));
+    for timing in [MintTiming::BeforeHandler, MintTiming::AlongsideHandler, MintTiming::OnExtraction] {
+        for (minter, request) in [(StubMinter::new(), Request::new(())), (down.clone(), request_from_ada(()))] {
+            let found = headers(minter, timing, CacheControl::NoStore, Handler::Asks, request, CAREFREE).await;
+            assert_eq!(found, said(CAREFREE), "{timing:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn several_cache_control_headers_become_one() {
+    let twice = &[("cache-control", "max-age=60"), ("cache-control", "public")];
+    let found = headers(
+        StubMinter::new(),
+        MintTiming::BeforeHandler,
+        CacheControl::NoStore,
+        Handler::Asks,
+        request_from_ada(()),
+        twice,
+    )
+    .await;
+    assert_eq!(found.get_all(CACHE_CONTROL).iter().collect::<Vec<_>>(), ["private, no-store"]);
+}
+
+#[tokio::test]
+async fn grpc_responses_are_left_alone() {
+    let grpc = &[("content-type", "application/grpc+proto")];
+    let timing = MintTiming::BeforeHandler;
+    let found =
+        headers(StubMinter::new(), timing, CacheControl::NoStore, Handler::Asks, request_from_ada(()), grpc).await;
+    assert_eq!(found, said(grpc));
+}
+
+#[tokio::test]
+async fn an_application_may_opt_out() {
+    let timing = MintTiming::BeforeHandler;
+    let found =
+        headers(StubMinter::new(), timing, CacheControl::Unchanged, Handler::Asks, request_from_ada(()), CAREFREE)
+            .await;
+    assert_eq!(found, said(CAREFREE));
+}
