@@ -9,7 +9,7 @@ use tower::Layer;
 use crate::filter::unless_useless;
 use crate::rejection::AuthTokenRejection;
 use crate::resolver::UserResolver;
-use crate::service::ReleasedTokenService;
+use crate::service::{Minter, ReleasedTokenService};
 
 /// Puts a Released auth token for the signed-in user within reach of every handler behind it.
 ///
@@ -48,16 +48,19 @@ pub struct ReleasedTokenLayer<M, R, F = fn(&Parts) -> bool, P = FailOpen> {
     pub(crate) cache_control: CacheControl,
 }
 
-impl<M, R: UserResolver> ReleasedTokenLayer<M, R> {
+impl<M: Minter, R: UserResolver> ReleasedTokenLayer<M, R> {
     /// A layer that mints with `minter` for whomever `resolver` finds, ahead of the handler.
     pub fn new(minter: M, resolver: R) -> Self {
         Self { minter, resolver, filter: unless_useless, policy: FailOpen, cache_control: CacheControl::NoStore }
     }
 }
 
-impl<M, R, F> ReleasedTokenLayer<M, R, F> {
+impl<M, R, F, P> ReleasedTokenLayer<M, R, F, P> {
     /// Chooses when the token is minted; [`MintTiming::BeforeHandler`] if never called.
-    pub fn timing(self, timing: MintTiming) -> ReleasedTokenLayer<M, R, F, FailOpenAt> {
+    pub fn timing(self, timing: MintTiming) -> ReleasedTokenLayer<M, R, F, FailOpenAt>
+    where
+        P: Undecided,
+    {
         self.with_policy(FailOpenAt(timing))
     }
 
@@ -70,12 +73,13 @@ impl<M, R, F> ReleasedTokenLayer<M, R, F> {
     ///
     /// The token must be there before the handler starts, so this is instead of [`timing`](Self::timing), and the
     /// response's body must have a `Default`, which is empty in every framework.
-    pub fn reject_without_token(self) -> ReleasedTokenLayer<M, R, F, FailClosed> {
+    pub fn reject_without_token(self) -> ReleasedTokenLayer<M, R, F, FailClosed>
+    where
+        P: Undecided,
+    {
         self.with_policy(FailClosed)
     }
-}
 
-impl<M, R, F, P> ReleasedTokenLayer<M, R, F, P> {
     /// Mints only for requests that this filter lets through; others cost next to nothing, and no allocation.
     ///
     /// Ready-made are [`navigations`](crate::navigations), [`always`](crate::always) and the default,
@@ -157,6 +161,18 @@ pub struct FailOpenAt(MintTiming);
 /// Without a token the layer answers; see [`ReleasedTokenLayer::reject_without_token`].
 #[derive(Clone, Copy, Debug)]
 pub struct FailClosed;
+
+/// A layer for which neither [`timing`](ReleasedTokenLayer::timing) nor
+/// [`reject_without_token`](ReleasedTokenLayer::reject_without_token) was chosen yet. They exclude each other.
+#[diagnostic::on_unimplemented(
+    message = "`.timing(..)` and `.reject_without_token()` exclude each other",
+    label = "this layer has one of them already",
+    note = "a layer that answers in the handler's place must have the token before the handler starts, so with \
+            `.reject_without_token()` it always mints before: leave `.timing(..)` out"
+)]
+pub trait Undecided {}
+
+impl Undecided for FailOpen {}
 
 /// What a layer does for a request that gets no token, and when it knows. `B` is the response's body.
 #[diagnostic::on_unimplemented(

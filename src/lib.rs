@@ -41,6 +41,6 @@ pub use crate::rejection::AuthTokenRejection;
 pub use crate::resolver::{
     IntoUser, Later, Now, NowOrLater, ResolverFn, UserOf, UserResolver, from_extension, resolver_fn,
 };
-pub use crate::service::ReleasedTokenService;
+pub use crate::service::{Minter, ReleasedTokenService};
 pub use crate::token::{AuthToken, InvalidToken};
 pub use crate::user::{InvalidUser, User, UserId};

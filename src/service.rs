@@ -29,7 +29,7 @@ pub struct ReleasedTokenService<S, M, R, F = fn(&Parts) -> bool, P = crate::laye
 impl<S, M, R, F, P, ReqBody, ResBody> Service<Request<ReqBody>> for ReleasedTokenService<S, M, R, F, P>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
-    M: Service<User, Response = AuthToken, Error: Into<MintError>, Future: Send> + Clone + Send + 'static,
+    M: Minter,
     R: UserResolver,
     F: Fn(&Parts) -> bool,
     P: TokenPolicy<ResBody> + Clone,
@@ -77,7 +77,7 @@ where
 
 impl<M, R, F, P> ReleasedTokenLayer<M, R, F, P>
 where
-    M: Service<User, Response = AuthToken, Error: Into<MintError>, Future: Send> + Clone + Send + 'static,
+    M: Minter,
     R: UserResolver,
 {
     /// Everything from the request's head to the token, not started. An anonymous request does not touch the minter.
@@ -93,6 +93,46 @@ where
             Ok(Some(token))
         })
     }
+}
+
+/// What mints: any `tower::Service<User, Response = AuthToken>` that is `Clone`, whose error is `Into<MintError>`.
+///
+/// It is implemented for all of these, [`ReleasedClient`](crate::ReleasedClient) among them, bare or inside of tower's own
+/// `timeout`, `retry`, `concurrency_limit`, `load_shed` or `buffer`.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+/// use tower::ServiceBuilder;
+/// use tower_released::Minter;
+/// # use tower_released::{AuthToken, MintError, User};
+/// # #[cfg(feature = "testing")] {
+/// # let released = tower_released::testing::StubMinter::new();
+///
+/// let at_most_eight_at_once = ServiceBuilder::new()
+///     .concurrency_limit(8)
+///     .timeout(Duration::from_secs(1))
+///     .service(released);
+/// fn is_minter(_: impl Minter) {}
+/// is_minter(at_most_eight_at_once);
+/// # }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not mint: it is not a `tower::Service<User, Response = AuthToken>` with `Clone`",
+    label = "not a minter",
+    note = "most applications give the layer a `ReleasedClient`, and tests a `testing::StubMinter`",
+    note = "a minter's error must be `Into<MintError>`, as `BoxError` is, and its future `Send`"
+)]
+pub trait Minter:
+    Service<User, Response = AuthToken, Error: Into<MintError>, Future: Send> + Clone + Send + 'static
+{
+}
+
+#[diagnostic::do_not_recommend]
+impl<M> Minter for M where
+    M: Service<User, Response = AuthToken, Error: Into<MintError>, Future: Send> + Clone + Send + 'static
+{
 }
 
 fn resolver_failed(error: BoxError) -> MintError {

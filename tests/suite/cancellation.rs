@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use tokio::time::{Instant, sleep, timeout};
-use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
 use tower_released::testing::{FakeReleased, StubMinter};
-use tower_released::{AuthToken, MintError, MintErrorKind, MintTiming, PendingToken, ReleasedTokenLayer, User};
+use tower_released::{AuthToken, MintError, MintErrorKind, MintTiming, Minter, PendingToken, ReleasedTokenLayer, User};
 
 use crate::support::{by_header, request_from_ada};
 
@@ -167,7 +167,7 @@ fn endless()
             let on_drop = OnDrop(Arc::clone(&dropped));
             async move {
                 let _on_drop = on_drop;
-                std::future::pending().await
+                std::future::pending::<Result<AuthToken, MintError>>().await
             }
         }
     });

@@ -10,8 +10,8 @@ use http::{Request, Response};
 use tower::{Layer, Service};
 use tower_released::testing::{FakeReleased, StubMinter};
 use tower_released::{
-    AuthToken, MintError, PendingToken, ReleasedClient, ReleasedTokenLayer, ReleasedTokenService, SharedSecret, User,
-    from_extension, from_extractor, navigations,
+    AuthToken, MintError, Minter, PendingToken, ReleasedClient, ReleasedTokenLayer, ReleasedTokenService, SharedSecret,
+    User, from_extension, from_extractor, navigations,
 };
 
 use crate::support::by_header;
@@ -97,7 +97,7 @@ fn what_is_handed_around_can_be() {
     fn is_sync<T: Send + Sync + 'static>() {}
     is_sync::<FakeReleased>();
 
-    fn mints<M: Service<User, Response = AuthToken, Error = MintError, Future: Send + 'static>>() {}
+    fn mints<M: Minter>() {}
     mints::<ReleasedClient>();
     mints::<StubMinter>();
 }

@@ -6,7 +6,9 @@ use http::{Request, Response};
 use tokio_test::{assert_pending, assert_ready, assert_ready_ok};
 use tower::{BoxError, Service, ServiceBuilder};
 use tower_released::testing::StubMinter;
-use tower_released::{AuthToken, MintError, MintErrorKind, MintTiming, PendingToken, ReleasedTokenLayer, User, always};
+use tower_released::{
+    AuthToken, MintError, MintErrorKind, MintTiming, Minter, PendingToken, ReleasedTokenLayer, User, always,
+};
 use tower_test::mock;
 
 use crate::support::{ada, by_header, request_from_ada};
@@ -142,10 +144,7 @@ async fn towers_own_layers_around_the_minter_are_recognised() {
     assert_eq!(failure_of(buffered).await, MintErrorKind::RateLimited);
 }
 
-async fn failure_of<M>(minter: M) -> MintErrorKind
-where
-    M: Service<User, Response = AuthToken, Error: Into<MintError>, Future: Send> + Clone + Send + 'static,
-{
+async fn failure_of(minter: impl Minter) -> MintErrorKind {
     let layer = ReleasedTokenLayer::new(minter, by_header());
     let page = ServiceBuilder::new().layer(layer).service_fn(async |request: Request<()>| {
         let pending = request.extensions().get::<PendingToken>().unwrap();

@@ -1,0 +1,3 @@
+use tower_released::{from_extractor, token_endpoint};
+
+fn main() {}

@@ -1,0 +1,63 @@
+//! A request that the filter passes over costs no allocation. Counted, on this thread, by an allocator of its own.
+
+#![allow(clippy::unwrap_used)]
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use http::{Request, Response};
+use tower::{Layer, Service, service_fn};
+use tower_released::testing::StubMinter;
+use tower_released::{MintTiming, ReleasedTokenLayer, User, from_extension};
+
+/// A handler that allocates, as handlers do.
+async fn page(request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, Infallible> {
+    Ok(Response::new(request.uri().path().as_bytes().repeat(3)))
+}
+
+/// How often one call allocates, from the call to the response.
+fn allocations<S>(mut service: S, request: Request<Vec<u8>>) -> u64
+where
+    S: Service<Request<Vec<u8>>, Response = Response<Vec<u8>>>,
+{
+    let info = allocation_counter::measure(|| {
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(service.poll_ready(cx).is_ready());
+        let response = pin!(service.call(request));
+        assert!(matches!(response.poll(cx), Poll::Ready(Ok(_))));
+    });
+    info.count_total
+}
+
+fn image() -> Request<Vec<u8>> {
+    let mut request = Request::builder()
+        .uri("https://app.example/logo.png")
+        .header("sec-fetch-dest", "image")
+        .header("accept", "image/avif")
+        .body(vec![1])
+        .unwrap();
+    // Signed in, so that it is the filter alone that spares the mint.
+    request.extensions_mut().insert(User::new("ada", "ada@example.com").unwrap());
+    request
+}
+
+#[test]
+fn a_filtered_request_allocates_no_more_than_its_handler() {
+    let alone = allocations(service_fn(page), image());
+    assert!(alone > 0, "the counter counts");
+
+    let layer = ReleasedTokenLayer::new(StubMinter::new(), from_extension(User::clone));
+    assert_eq!(allocations(layer.layer(service_fn(page)), image()), alone);
+    for timing in [MintTiming::BeforeHandler, MintTiming::AlongsideHandler, MintTiming::OnExtraction] {
+        let layer = layer.clone().timing(timing);
+        assert_eq!(allocations(layer.layer(service_fn(page)), image()), alone, "{timing:?}");
+    }
+    let layer = layer.reject_without_token();
+    assert_eq!(allocations(layer.layer(service_fn(page)), image()), alone, "strict");
+
+    // What is not filtered does allocate, so it is not that nothing happens at all.
+    let mut navigation = image();
+    navigation.headers_mut().remove("sec-fetch-dest");
+    assert!(allocations(layer.layer(service_fn(page)), navigation) > alone);
+}
