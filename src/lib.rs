@@ -1,4 +1,9 @@
-//! Tower middleware that vouches for your signed-in users to Released.
+#![cfg_attr(all(feature = "axum", feature = "client", feature = "testing"), doc = include_str!("../README.md"))]
+#![cfg_attr(
+    not(all(feature = "axum", feature = "client", feature = "testing")),
+    doc = "Tower middleware that vouches for your signed-in users to Released. The whole guide needs the features \
+           `axum`, `client` and `testing`."
+)]
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -157,9 +157,7 @@ impl Drop for OnDrop {
 }
 
 /// A minter that never ends, and whether its mint was dropped.
-fn endless()
--> (impl Service<User, Response = AuthToken, Error = MintError, Future: Send> + Clone + Send + 'static, Arc<AtomicBool>)
-{
+fn endless() -> (impl Minter, Arc<AtomicBool>) {
     let dropped = Arc::new(AtomicBool::new(false));
     let minter = service_fn({
         let dropped = Arc::clone(&dropped);
@@ -193,7 +191,7 @@ async fn a_dropped_request_drops_its_mint_although_somebody_keeps_the_promise() 
         let layer = ReleasedTokenLayer::new(minter, by_header()).timing(timing);
         {
             let mut response = pin!(ServiceBuilder::new().layer(layer).service(page).oneshot(request_from_ada(())));
-            poll_fn(|cx| Poll::Ready(assert!(response.as_mut().poll(cx).is_pending()))).await;
+            assert!(poll_fn(|cx| Poll::Ready(response.as_mut().poll(cx))).await.is_pending());
             assert!(!mint_dropped.load(Ordering::SeqCst));
         }
         assert!(mint_dropped.load(Ordering::SeqCst), "{timing:?}");

@@ -24,7 +24,7 @@ async fn the_current_api_is_told_everything_about_the_user() {
         .with_avatar_url("https://example.com/ada.png?size=64");
     let token = released.client().unwrap().mint(&user).await.unwrap();
 
-    assert_eq!(released.users(), [user.clone()]);
+    assert_eq!(released.users(), std::slice::from_ref(&user));
     let session = released.open_session(token.as_str()).unwrap();
     assert_eq!(session.user_id.as_deref(), Some(user.id().as_str()));
     assert_eq!(session.name.as_deref(), user.name());
@@ -268,10 +268,7 @@ async fn a_request_says_no_more_than_it_must() {
             user_agent,
         ]
     );
-    assert_eq!(
-        body,
-        r#"{"account_id":"acc","user_id":"ada","user_email":"ada@example.com"}"#.replace("acc\"", "acc\"")
-    );
+    assert_eq!(body, r#"{"account_id":"acc","user_id":"ada","user_email":"ada@example.com"}"#);
 }
 
 /// A proxy in the environment must not be told what goes to this machine. The variables are read when a client is

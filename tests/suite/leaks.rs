@@ -128,8 +128,8 @@ async fn no_failure_tells_what_it_must_not() {
 #[tokio::test]
 async fn a_user_who_is_refused_or_trimmed_is_not_named() {
     let (log, _guard) = Log::capture();
-    let long = "Lovelace ".repeat(40);
-    let user = ada().with_name(&long).with_avatar_url("Lovelace's picture");
+    let endless = "Lovelace ".repeat(40);
+    let user = ada().with_name(&endless).with_avatar_url("Lovelace's picture");
     assert_eq!((user.name().map(str::len), user.avatar_url()), (Some(200), None));
 
     let error = User::new("ada lovelace@example.com", "x").unwrap_err();

@@ -1,6 +1,7 @@
 //! One binary, so that the whole stack is linked once.
 
-#![allow(clippy::unwrap_used)]
+// A test may panic, and be plain rather than fast.
+#![allow(clippy::format_push_string, clippy::items_after_statements, clippy::unwrap_used)]
 
 mod support;
 

@@ -52,7 +52,7 @@ fn with(id: &'static str) -> Request<()> {
 }
 
 fn found(id: &str) -> Option<String> {
-    Some(id.to_owned())
+    id.to_owned().into()
 }
 
 #[tokio::test]
