@@ -66,6 +66,11 @@ impl MintError {
         self
     }
 
+    #[cfg(feature = "client")]
+    pub(crate) fn status(&self) -> Option<StatusCode> {
+        self.status
+    }
+
     /// Of which kind it is.
     pub fn kind(&self) -> MintErrorKind {
         self.kind

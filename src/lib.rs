@@ -34,8 +34,8 @@ pub use crate::axum::{ExtractedUser, NowOrBoxed, from_extractor, token_endpoint}
 #[cfg(feature = "client")]
 #[cfg_attr(docsrs, doc(cfg(feature = "client")))]
 pub use crate::client::{
-    ConfigError, InvalidEndpoint, InvalidSecret, MintFuture, ReleasedClient, ReleasedClientBuilder, SharedSecret,
-    TokenApi,
+    ConfigError, InvalidEndpoint, InvalidSecret, MintFuture, ReleasedClient, ReleasedClientBuilder, SecretFile,
+    SecretFileError, SecretSource, SharedSecret, TokenApi,
 };
 pub use crate::error::{MintError, MintErrorKind};
 pub use crate::filter::{always, navigations, unless_useless};

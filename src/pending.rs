@@ -135,8 +135,6 @@ impl PendingToken {
 pub(crate) fn log_failure(outcome: &Outcome) {
     if let Err(error) = outcome {
         warn!("error.type" = error.kind().as_str(), "no auth token for this request: {error}");
-        // Without the `tracing` feature, nothing reads it.
-        let _ = error;
     }
 }
 

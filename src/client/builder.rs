@@ -7,23 +7,48 @@ use std::time::Duration;
 
 use reqwest::redirect;
 
+use super::attempts::Attempts;
+use super::breaker::Breaker;
 use super::endpoint::{Endpoint, InvalidEndpoint};
 use super::exchange::Exchange;
+use super::gate::Gate;
 use super::secret::{InvalidSecret, SharedSecret};
+use super::source::{SecretFile, SecretFileError, SecretSource};
 use super::wire::TokenApi;
-use super::{ReleasedClient, Shared};
+use super::{Limit, ReleasedClient, Shared};
 
 /// How long a page waits for its token, everything included.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(3);
 
+/// How long one attempt may take, so that two that stall fit into the deadline.
+const DEFAULT_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1500);
+
 /// How long a connection may take to open: DNS, TCP and TLS.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How often a mint is attempted. More would rarely help within the deadline.
+const DEFAULT_MAX_ATTEMPTS: u32 = 3;
+
+/// How many attempts more than mints there may be, as a fraction: what Released gets on top when it is failing.
+const DEFAULT_RETRY_BUDGET: f32 = 0.1;
+
+/// How many mints must fail in a row before they are held back.
+const DEFAULT_OPENS_AFTER: u32 = 5;
+
+/// How long mints are held back at first, and at most.
+const DEFAULT_OPEN_FOR: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+
+/// How many mints may be in flight.
+const DEFAULT_MAX_IN_FLIGHT: usize = 128;
+
+/// How long a mint waits for one of these places.
+const DEFAULT_QUEUE_TIMEOUT: Duration = Duration::from_millis(50);
+
 /// How long an idle connection is kept: below the 60 s after which load balancers usually close one.
-const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+const DEFAULT_POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How many idle connections are kept.
-const POOL_MAX_IDLE: usize = 32;
+const DEFAULT_POOL_MAX_IDLE: usize = 32;
 
 /// How long sent data may go unacknowledged before the connection counts as dead.
 #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
@@ -34,11 +59,20 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct ReleasedClientBuilder {
     account_id: String,
-    secret: Result<SharedSecret, InvalidSecret>,
+    secret: Result<SecretSource, InvalidSecret>,
     endpoint: Option<String>,
     api: TokenApi,
     deadline: Duration,
+    attempt_timeout: Duration,
     connect_timeout: Duration,
+    max_attempts: u32,
+    retry_budget: f32,
+    opens_after: u32,
+    open_for: (Duration, Duration),
+    max_in_flight: usize,
+    queue_timeout: Duration,
+    pool_idle_timeout: Duration,
+    pool_max_idle: usize,
     http: Option<reqwest::Client>,
 }
 
@@ -46,11 +80,20 @@ impl ReleasedClientBuilder {
     pub(crate) fn new(account_id: String, secret: String) -> Self {
         Self {
             account_id,
-            secret: SharedSecret::new(secret),
+            secret: SharedSecret::new(secret).map(SecretSource::from),
             endpoint: None,
             api: TokenApi::default(),
             deadline: DEFAULT_DEADLINE,
+            attempt_timeout: DEFAULT_ATTEMPT_TIMEOUT,
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            max_attempts: DEFAULT_MAX_ATTEMPTS,
+            retry_budget: DEFAULT_RETRY_BUDGET,
+            opens_after: DEFAULT_OPENS_AFTER,
+            open_for: DEFAULT_OPEN_FOR,
+            max_in_flight: DEFAULT_MAX_IN_FLIGHT,
+            queue_timeout: DEFAULT_QUEUE_TIMEOUT,
+            pool_idle_timeout: DEFAULT_POOL_IDLE_TIMEOUT,
+            pool_max_idle: DEFAULT_POOL_MAX_IDLE,
             http: None,
         }
     }
@@ -70,9 +113,24 @@ impl ReleasedClientBuilder {
         self
     }
 
-    /// How long a mint may take, from the call to the token; 3 seconds if never called.
+    /// Takes the secret from here instead of from the [`builder`](ReleasedClient::builder)'s argument: a
+    /// [`SecretFile`], or a `tokio::sync::watch::Receiver<SharedSecret>`.
+    pub fn secret_source(mut self, source: impl Into<SecretSource>) -> Self {
+        self.secret = Ok(source.into());
+        self
+    }
+
+    /// How long a mint may take, from the call to the token, with all its attempts, pauses and queues; 3 seconds if
+    /// never called.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
+        self
+    }
+
+    /// How long one attempt may take, its connection and its body included; 1.5 seconds if never called, so that two
+    /// that stall fit into the deadline.
+    pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.attempt_timeout = timeout;
         self
     }
 
@@ -82,10 +140,67 @@ impl ReleasedClientBuilder {
         self
     }
 
+    /// How often a mint is attempted, the first included; 3 times if never called. Zero counts as one.
+    ///
+    /// Tried again is what may pass: no connection, a broken one, no answer, 408, 425, 429, 500, 502, 503 and 504.
+    /// There are random pauses in between, of up to 50 ms and doubled each time, up to 400 ms.
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.max_attempts = attempts;
+        self
+    }
+
+    /// How many attempts more than mints there may be within ten seconds, as a fraction, on top of one a second; 0.1 if
+    /// never called. It is what Released gets more of when it is failing. Less than 0 counts as 0, more than 10 as 10.
+    pub fn retry_budget(mut self, fraction: f32) -> Self {
+        self.retry_budget = fraction;
+        self
+    }
+
+    /// How many mints must fail in a row before the circuit breaker opens; 5 if never called. Zero counts as one.
+    ///
+    /// It opens, too, when half of at least twenty fail within ten seconds.
+    pub fn circuit_opens_after(mut self, failures: u32) -> Self {
+        self.opens_after = failures;
+        self
+    }
+
+    /// How long the circuit breaker stays open at first, and how long at most; 5 and 60 seconds if never called, both
+    /// give or take a fifth. The time doubles whenever the one mint that probes afterwards fails.
+    pub fn circuit_open_for(mut self, first: Duration, longest: Duration) -> Self {
+        self.open_for = (first, longest);
+        self
+    }
+
+    /// How many mints may be in flight at once; 128 if never called. Zero counts as one.
+    pub fn max_in_flight(mut self, mints: usize) -> Self {
+        self.max_in_flight = mints;
+        self
+    }
+
+    /// How long a mint waits for its turn when as many as allowed are in flight; 50 milliseconds if never called. Then it
+    /// fails with [`MintErrorKind::Overloaded`](crate::MintErrorKind::Overloaded).
+    pub fn queue_timeout(mut self, timeout: Duration) -> Self {
+        self.queue_timeout = timeout;
+        self
+    }
+
+    /// How long an idle connection is kept; 30 seconds if never called, which is less than load balancers usually do.
+    pub fn pool_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.pool_idle_timeout = timeout;
+        self
+    }
+
+    /// How many idle connections are kept; 32 if never called.
+    pub fn pool_max_idle(mut self, connections: usize) -> Self {
+        self.pool_max_idle = connections;
+        self
+    }
+
     /// Uses this HTTP client instead of an own one, for certificates or proxies that are special.
     ///
     /// Then what it does is yours to answer for: switch off redirects (they would carry the person's address
-    /// elsewhere), proxies for loopback, and decompression. [`connect_timeout`](Self::connect_timeout) has no effect on it.
+    /// elsewhere), proxies for loopback, and decompression. [`connect_timeout`](Self::connect_timeout),
+    /// [`pool_idle_timeout`](Self::pool_idle_timeout) and [`pool_max_idle`](Self::pool_max_idle) have no effect on it.
     pub fn http_client(mut self, client: reqwest::Client) -> Self {
         self.http = Some(client);
         self
@@ -101,14 +216,54 @@ impl ReleasedClientBuilder {
         if account_id.is_empty() || account_id.contains(char::is_control) {
             return Err(ConfigError::AccountId);
         }
-        let secret = self.secret?;
+        let secret = self.secret.clone()?;
         let endpoint = Endpoint::parse(self.endpoint.as_deref().unwrap_or(self.api.documented_url()))?;
-        let http = match self.http {
-            Some(client) => client,
-            None => http_client(&endpoint, self.connect_timeout)?,
+        let http = match &self.http {
+            Some(client) => client.clone(),
+            None => self.http_client_for(&endpoint)?,
         };
-        let exchange = Exchange { http, endpoint, api: self.api, account_id, secret };
-        Ok(ReleasedClient { shared: Arc::new(Shared { exchange, deadline: self.deadline }) })
+        let (first_open, longest_open) = self.open_for;
+        let shared = Shared {
+            deadline: self.deadline,
+            gate: Gate::default(),
+            breaker: Breaker::new(self.opens_after.max(1), first_open, longest_open),
+            limit: Limit::new(self.max_in_flight, self.queue_timeout),
+            attempts: Attempts::new(self.max_attempts.max(1), self.attempt_timeout, self.retry_budget),
+            secret,
+            exchange: Exchange { http, endpoint, api: self.api, account_id },
+        };
+        Ok(ReleasedClient { shared: Arc::new(shared) })
+    }
+
+    fn http_client_for(&self, endpoint: &Endpoint) -> Result<reqwest::Client, ConfigError> {
+        #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
+        if endpoint.needs_tls() {
+            return Err(ConfigError::NoTls);
+        }
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(self.connect_timeout)
+            .pool_idle_timeout(self.pool_idle_timeout)
+            .pool_max_idle_per_host(self.pool_max_idle)
+            .user_agent(concat!("tower-released/", env!("CARGO_PKG_VERSION")))
+            // A redirect would carry the secret and the person's address elsewhere.
+            .redirect(redirect::Policy::none())
+            .referer(false)
+            // With HTTP/2, one connection that stalls would stall every later mint.
+            .http1_only()
+            // Other crates may have switched these features of reqwest on.
+            .no_gzip()
+            .no_brotli()
+            .no_zstd()
+            .no_deflate();
+        #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+        {
+            builder = builder.tcp_user_timeout(TCP_USER_TIMEOUT);
+        }
+        // A proxy for this machine's own addresses would be told the secret in clear text.
+        if endpoint.is_loopback() {
+            builder = builder.no_proxy();
+        }
+        builder.build().map_err(|error| ConfigError::HttpClient(error.without_url()))
     }
 
     /// Reads the variables that Released's own examples use, and the one for the URL.
@@ -120,7 +275,13 @@ impl ReleasedClientBuilder {
         };
         let require = |name: &'static str| read(name)?.ok_or(ConfigError::MissingVariable(name));
 
-        let mut builder = Self::new(require("RELEASED_ACCOUNT_ID")?, require("RELEASED_SHARED_SECRET")?);
+        let account_id = require("RELEASED_ACCOUNT_ID")?;
+        let mut builder = match (read("RELEASED_SHARED_SECRET")?, read("RELEASED_SHARED_SECRET_FILE")?) {
+            (Some(secret), None) => Self::new(account_id, secret),
+            (None, Some(path)) => Self::new(account_id, String::new()).secret_source(SecretFile::open(path)?),
+            (Some(_), Some(_)) => return Err(ConfigError::AmbiguousSecret),
+            (None, None) => return Err(ConfigError::MissingVariable("RELEASED_SHARED_SECRET")),
+        };
         builder.endpoint = read("RELEASED_TOKEN_URL")?;
         Ok(builder)
     }
@@ -128,37 +289,6 @@ impl ReleasedClientBuilder {
     pub(crate) fn from_env() -> Result<Self, ConfigError> {
         Self::from_variables(|name| env::var(name))
     }
-}
-
-fn http_client(endpoint: &Endpoint, connect_timeout: Duration) -> Result<reqwest::Client, ConfigError> {
-    #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
-    if endpoint.needs_tls() {
-        return Err(ConfigError::NoTls);
-    }
-    let mut builder = reqwest::Client::builder()
-        .connect_timeout(connect_timeout)
-        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-        .pool_max_idle_per_host(POOL_MAX_IDLE)
-        .user_agent(concat!("tower-released/", env!("CARGO_PKG_VERSION")))
-        // A redirect would carry the secret and the person's address elsewhere.
-        .redirect(redirect::Policy::none())
-        .referer(false)
-        // With HTTP/2, one connection that stalls would stall every later mint.
-        .http1_only()
-        // Other crates may have switched these features of reqwest on.
-        .no_gzip()
-        .no_brotli()
-        .no_zstd()
-        .no_deflate();
-    #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-    {
-        builder = builder.tcp_user_timeout(TCP_USER_TIMEOUT);
-    }
-    // A proxy for this machine's own addresses would be told the secret in clear text.
-    if endpoint.is_loopback() {
-        builder = builder.no_proxy();
-    }
-    builder.build().map_err(|error| ConfigError::HttpClient(error.without_url()))
 }
 
 /// What is wrong with a client's configuration. None of the texts holds the secret.
@@ -173,6 +303,10 @@ pub enum ConfigError {
     AccountId,
     /// The shared secret cannot be one.
     Secret(InvalidSecret),
+    /// The secret file is of no use.
+    SecretFile(SecretFileError),
+    /// Both `RELEASED_SHARED_SECRET` and `RELEASED_SHARED_SECRET_FILE` are set.
+    AmbiguousSecret,
     /// The token URL cannot be one.
     Endpoint(InvalidEndpoint),
     /// The endpoint is `https`, and the crate was built without TLS.
@@ -191,6 +325,10 @@ impl fmt::Display for ConfigError {
             Self::VariableNotUnicode(name) => write!(f, "the environment variable {name} is not Unicode"),
             Self::AccountId => f.write_str("the account id is empty or has control characters in it"),
             Self::Secret(invalid) => invalid.fmt(f),
+            Self::SecretFile(error) => error.fmt(f),
+            Self::AmbiguousSecret => f.write_str(
+                "both RELEASED_SHARED_SECRET and RELEASED_SHARED_SECRET_FILE are set; unset the one that is not meant",
+            ),
             Self::Endpoint(invalid) => invalid.fmt(f),
             Self::NoTls => f.write_str(
                 "the token URL is https, but tower-released was built without TLS: \
@@ -216,6 +354,12 @@ impl std::error::Error for ConfigError {
 impl From<InvalidSecret> for ConfigError {
     fn from(invalid: InvalidSecret) -> Self {
         Self::Secret(invalid)
+    }
+}
+
+impl From<SecretFileError> for ConfigError {
+    fn from(error: SecretFileError) -> Self {
+        Self::SecretFile(error)
     }
 }
 

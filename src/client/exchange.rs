@@ -7,9 +7,11 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method};
 use reqwest::{Request, Response};
 
+use super::attempts::Failure;
 use super::endpoint::Endpoint;
 use super::secret::SharedSecret;
-use super::wire::{TokenApi, error_for, parse_reply};
+use super::trace;
+use super::wire::{TokenApi, parse_reply, refusal};
 use crate::error::{MintError, MintErrorKind};
 use crate::token::AuthToken;
 use crate::user::User;
@@ -23,40 +25,51 @@ pub(crate) struct Exchange {
     pub(crate) endpoint: Endpoint,
     pub(crate) api: TokenApi,
     pub(crate) account_id: String,
-    pub(crate) secret: SharedSecret,
 }
 
 impl Exchange {
     /// Asks once. Dropping the future closes the connection unless the answer was complete.
-    pub(crate) async fn run(&self, user: &User) -> Result<AuthToken, MintError> {
-        let response = self.http.execute(self.request(user)).await.map_err(|error| transport_error(&error))?;
+    pub(crate) async fn run(&self, user: &User, secret: &SharedSecret) -> Result<AuthToken, Failure> {
+        let response =
+            self.http.execute(self.request(user, secret)).await.map_err(|error| transport_failure(&error))?;
+        trace::status(response.status());
         // The body of a refusal is never read: nothing in it is documented, and it may quote what was sent.
         if !response.status().is_success() {
-            return Err(error_for(response.status()));
+            return Err(refusal(response.status(), response.headers()));
         }
-        parse_reply(&read_capped(response).await?)
+        parse_reply(&read_capped(response).await?).map_err(Failure::lasting)
     }
 
-    fn request(&self, user: &User) -> Request {
+    /// Opens a connection and leaves it in the pool. It carries neither the secret nor anybody's data, so whatever is
+    /// answered to it is fine.
+    pub(crate) async fn warm_up(&self) -> Result<(), MintError> {
+        let request = Request::new(Method::HEAD, self.endpoint.url().clone());
+        match self.http.execute(request).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(transport_failure(&error).error),
+        }
+    }
+
+    fn request(&self, user: &User, secret: &SharedSecret) -> Request {
         let mut request = Request::new(Method::POST, self.endpoint.url().clone());
         let headers = request.headers_mut();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         // A compressed answer could be larger than it looks.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        headers.insert(AUTHORIZATION, self.secret.authorization());
+        headers.insert(AUTHORIZATION, secret.authorization());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         *request.body_mut() = Some(self.api.body(&self.account_id, user).into());
         request
     }
 }
 
-async fn read_capped(mut response: Response) -> Result<Vec<u8>, MintError> {
-    let too_long = || MintError::new(MintErrorKind::MalformedResponse);
+async fn read_capped(mut response: Response) -> Result<Vec<u8>, Failure> {
+    let too_long = || Failure::lasting(MintError::new(MintErrorKind::MalformedResponse));
     if response.content_length().is_some_and(|length| length > MAX_REPLY_BYTES as u64) {
         return Err(too_long());
     }
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| transport_error(&error))? {
+    while let Some(chunk) = response.chunk().await.map_err(|error| transport_failure(&error))? {
         if body.len() + chunk.len() > MAX_REPLY_BYTES {
             return Err(too_long());
         }
@@ -65,9 +78,9 @@ async fn read_capped(mut response: Response) -> Result<Vec<u8>, MintError> {
     Ok(body)
 }
 
-/// The kind of a failure below HTTP. The error itself is not kept, for its texts hold the URL and what the remote end
-/// wrote; only the operating system's own error is, made anew from its number.
-fn transport_error(error: &reqwest::Error) -> MintError {
+/// What a failure below HTTP is, and whether it may pass. The error itself is not kept, for its texts hold the URL and
+/// what the remote end wrote; only the operating system's own error is, made anew from its number.
+fn transport_failure(error: &reqwest::Error) -> Failure {
     let kind = if error.is_timeout() {
         MintErrorKind::Timeout
     } else if error.is_connect() {
@@ -77,16 +90,27 @@ fn transport_error(error: &reqwest::Error) -> MintError {
     } else {
         MintErrorKind::Interrupted
     };
-    let mint_error = MintError::new(kind);
-    match causes(error).find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error()) {
-        Some(code) => mint_error.with_source(io::Error::from_raw_os_error(code)),
-        None => mint_error,
+    let mut mint_error = MintError::new(kind);
+    if let Some(code) = causes(error).find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error()) {
+        mint_error = mint_error.with_source(io::Error::from_raw_os_error(code));
     }
+    let is_transient = match kind {
+        MintErrorKind::Connect => !is_bad_certificate(error),
+        MintErrorKind::MalformedResponse => false,
+        _ => true,
+    };
+    Failure { error: mint_error, is_transient }
 }
 
 /// Whether something answered that does not speak HTTP as it should.
 fn is_unreadable(error: &reqwest::Error) -> bool {
     causes(error).filter_map(|cause| cause.downcast_ref::<hyper::Error>()).any(hyper::Error::is_parse)
+}
+
+/// Whether a certificate is at fault, which waiting does not mend. Each TLS library has a type of its own for that, but
+/// all say it in the same word. The outermost error is left out, as it quotes the URL.
+fn is_bad_certificate(error: &reqwest::Error) -> bool {
+    causes(error).skip(1).any(|cause| cause.to_string().contains("certificate"))
 }
 
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {

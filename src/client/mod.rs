@@ -1,9 +1,16 @@
 //! The minter over HTTP. Nothing in here knows of requests to the application, or of handlers.
 
+mod attempts;
+mod breaker;
 mod builder;
 mod endpoint;
 mod exchange;
+mod gate;
+mod metrics;
+mod retry_after;
 mod secret;
+mod source;
+mod trace;
 mod wire;
 
 use std::fmt;
@@ -12,16 +19,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::StatusCode;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout};
 use tower::Service;
 
 use crate::error::{MintError, MintErrorKind};
 use crate::token::AuthToken;
 use crate::user::User;
 
+use self::attempts::{Attempts, Failure};
+use self::breaker::{Breaker, Verdict};
 pub use self::builder::{ConfigError, ReleasedClientBuilder};
 pub use self::endpoint::InvalidEndpoint;
 use self::exchange::Exchange;
+use self::gate::Gate;
 pub use self::secret::{InvalidSecret, SharedSecret};
+pub use self::source::{SecretFile, SecretFileError, SecretSource};
 pub use self::wire::TokenApi;
 
 /// Mints auth tokens with Released's token API: the minter that most applications give to their
@@ -47,9 +61,88 @@ pub struct ReleasedClient {
     shared: Arc<Shared>,
 }
 
+/// What every mint goes through, in this order: deadline, gate, breaker, limit, attempts, one exchange.
 struct Shared {
-    exchange: Exchange,
     deadline: Duration,
+    gate: Gate,
+    breaker: Breaker,
+    limit: Limit,
+    attempts: Attempts,
+    secret: SecretSource,
+    exchange: Exchange,
+}
+
+impl Shared {
+    async fn mint(&self, user: &User) -> Result<AuthToken, MintError> {
+        let deadline = Instant::now() + self.deadline;
+        self.gate.pass()?;
+        let admission =
+            self.breaker.admit().map_err(|wait| MintError::new(MintErrorKind::CircuitOpen).with_retry_after(wait))?;
+        let _place = self.limit.enter(deadline).await?;
+        let result = self.attempts.run(deadline, |number| self.attempt(user, number)).await;
+        admission.report(verdict(&result));
+        if let Err(error) = &result {
+            // Only what was too long to wait for is left of it.
+            if let Some(delay) = error.retry_after() {
+                self.gate.shut_for(delay, error.kind());
+            }
+        }
+        result
+    }
+
+    /// One attempt, and a second exchange within it if the secret was changed in the meantime.
+    async fn attempt(&self, user: &User, number: u32) -> Result<AuthToken, Failure> {
+        let exchange = async |secret: &SharedSecret, resends| {
+            trace::exchange(&self.exchange.endpoint, resends, self.exchange.run(user, secret)).await
+        };
+        let secret = self.secret.current().await;
+        let result = exchange(&secret, number - 1).await;
+        if let Err(failure) = &result {
+            if failure.error.status() == Some(StatusCode::UNAUTHORIZED) {
+                if let Some(changed) = self.secret.other_than(&secret).await {
+                    return exchange(&changed, number).await;
+                }
+            }
+        }
+        result
+    }
+}
+
+/// What the end of a mint tells about Released's health.
+fn verdict(result: &Result<AuthToken, MintError>) -> Verdict {
+    match result.as_ref().map_err(MintError::kind) {
+        Ok(_) => Verdict::Success,
+        Err(
+            MintErrorKind::Connect | MintErrorKind::Timeout | MintErrorKind::Interrupted | MintErrorKind::Unavailable,
+        ) => Verdict::Failure,
+        Err(MintErrorKind::RateLimited) => Verdict::Throttled,
+        Err(_) => Verdict::Unrelated,
+    }
+}
+
+/// How many mints may be in flight, so that a slow Released does not eat the server.
+struct Limit {
+    places: Semaphore,
+    /// How long a mint waits for a place.
+    patience: Duration,
+}
+
+impl Limit {
+    fn new(places: usize, patience: Duration) -> Self {
+        Self { places: Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS)), patience }
+    }
+
+    async fn enter(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, MintError> {
+        if let Ok(place) = self.places.try_acquire() {
+            return Ok(place);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if let Ok(Ok(place)) = timeout(left.min(self.patience), self.places.acquire()).await {
+            return Ok(place);
+        }
+        metrics::shed();
+        Err(MintError::new(MintErrorKind::Overloaded))
+    }
 }
 
 impl ReleasedClient {
@@ -62,8 +155,8 @@ impl ReleasedClient {
         Self::builder(account_id, secret).build()
     }
 
-    /// A client from the environment: `RELEASED_ACCOUNT_ID`, `RELEASED_SHARED_SECRET` and, if the token API is not
-    /// where Released documents it, `RELEASED_TOKEN_URL`.
+    /// A client from the environment: `RELEASED_ACCOUNT_ID`, then `RELEASED_SHARED_SECRET` or, for a [`SecretFile`],
+    /// `RELEASED_SHARED_SECRET_FILE`, and `RELEASED_TOKEN_URL` if the token API is not where Released documents it.
     ///
     /// # Errors
     ///
@@ -87,8 +180,25 @@ impl ReleasedClient {
     ///
     /// Dropping the future cancels the mint and closes its connection.
     pub async fn mint(&self, user: &User) -> Result<AuthToken, MintError> {
-        let Shared { exchange, deadline } = &*self.shared;
-        tokio::time::timeout(*deadline, exchange.run(user))
+        let start = Instant::now();
+        let result = trace::mint(self.shared.mint(user)).await;
+        metrics::minted(&result, start.elapsed());
+        result
+    }
+
+    /// Opens a connection, so that the first mint need not: call it before the server takes traffic.
+    ///
+    /// It is sent without the secret, and what is answered does not matter.
+    ///
+    /// # Errors
+    ///
+    /// If no connection could be opened within the deadline. Mints will say the same, so it need not end the server.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection.
+    pub async fn warm_up(&self) -> Result<(), MintError> {
+        timeout(self.shared.deadline, self.shared.exchange.warm_up())
             .await
             .unwrap_or_else(|_elapsed| Err(MintError::new(MintErrorKind::Timeout)))
     }
@@ -111,11 +221,12 @@ impl Service<User> for ReleasedClient {
 
 impl fmt::Debug for ReleasedClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shared { exchange, deadline } = &*self.shared;
+        let Shared { exchange, deadline, breaker, .. } = &*self.shared;
         f.debug_struct("ReleasedClient")
             .field("endpoint", &exchange.endpoint.url().as_str())
             .field("api", &exchange.api)
             .field("deadline", deadline)
+            .field("circuit_open", &breaker.is_open())
             .finish_non_exhaustive()
     }
 }

@@ -34,10 +34,13 @@ impl SharedSecret {
     ///
     /// If it is empty, or has control or non-ASCII characters, which no header can carry.
     pub fn new(secret: impl Into<String>) -> Result<Self, InvalidSecret> {
+        Self::from_text(&Zeroizing::new(secret.into()))
+    }
+
+    pub(crate) fn from_text(text: &str) -> Result<Self, InvalidSecret> {
         const SCHEME: &[u8] = b"Bearer ";
 
-        let secret = Zeroizing::new(secret.into());
-        let secret = secret.trim();
+        let secret = text.trim();
         if secret.is_empty() {
             return Err(InvalidSecret::Empty);
         }
@@ -62,6 +65,15 @@ impl SharedSecret {
         self.authorization.clone()
     }
 }
+
+/// Two are equal if they are the same secret.
+impl PartialEq for SharedSecret {
+    fn eq(&self, other: &Self) -> bool {
+        self.authorization == other.authorization
+    }
+}
+
+impl Eq for SharedSecret {}
 
 impl fmt::Debug for SharedSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,9 +1,11 @@
 //! What goes over the wire, and what its answers mean.
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 
+use super::attempts::Failure;
+use super::retry_after::retry_after;
 use crate::error::{MintError, MintErrorKind};
 use crate::token::AuthToken;
 use crate::user::User;
@@ -76,8 +78,8 @@ pub(crate) fn parse_reply(body: &[u8]) -> Result<AuthToken, MintError> {
     Ok(AuthToken::new(token)?)
 }
 
-/// What a status other than success means.
-pub(crate) fn error_for(status: StatusCode) -> MintError {
+/// What a status other than success means, and whether it may pass.
+pub(crate) fn refusal(status: StatusCode, headers: &HeaderMap) -> Failure {
     let kind = match status.as_u16() {
         401 | 403 => MintErrorKind::Unauthorized,
         408 => MintErrorKind::Timeout,
@@ -87,7 +89,12 @@ pub(crate) fn error_for(status: StatusCode) -> MintError {
         // A redirection would carry the secret and the person's address elsewhere, so it is not followed.
         _ => MintErrorKind::MalformedResponse,
     };
-    MintError::new(kind).with_status(status)
+    let mut error = MintError::new(kind).with_status(status);
+    if let (429 | 503, Some(delay)) = (status.as_u16(), retry_after(headers)) {
+        error = error.with_retry_after(delay);
+    }
+    let is_transient = matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502 | 503 | 504);
+    Failure { error, is_transient }
 }
 
 #[cfg(test)]
@@ -147,27 +154,39 @@ mod tests {
     }
 
     #[test]
-    fn every_status_has_its_kind() {
-        for (status, kind) in [
-            (301, MintErrorKind::MalformedResponse),
-            (307, MintErrorKind::MalformedResponse),
-            (400, MintErrorKind::Rejected),
-            (401, MintErrorKind::Unauthorized),
-            (403, MintErrorKind::Unauthorized),
-            (404, MintErrorKind::Rejected),
-            (408, MintErrorKind::Timeout),
-            (422, MintErrorKind::Rejected),
-            (425, MintErrorKind::Unavailable),
-            (429, MintErrorKind::RateLimited),
-            (500, MintErrorKind::Unavailable),
-            (501, MintErrorKind::Unavailable),
-            (503, MintErrorKind::Unavailable),
-            (999, MintErrorKind::MalformedResponse),
+    fn every_status_has_its_kind_and_may_pass_or_not() {
+        for (status, kind, is_transient) in [
+            (301, MintErrorKind::MalformedResponse, false),
+            (307, MintErrorKind::MalformedResponse, false),
+            (400, MintErrorKind::Rejected, false),
+            (401, MintErrorKind::Unauthorized, false),
+            (403, MintErrorKind::Unauthorized, false),
+            (404, MintErrorKind::Rejected, false),
+            (408, MintErrorKind::Timeout, true),
+            (422, MintErrorKind::Rejected, false),
+            (425, MintErrorKind::Unavailable, true),
+            (429, MintErrorKind::RateLimited, true),
+            (500, MintErrorKind::Unavailable, true),
+            (501, MintErrorKind::Unavailable, false),
+            (502, MintErrorKind::Unavailable, true),
+            (503, MintErrorKind::Unavailable, true),
+            (504, MintErrorKind::Unavailable, true),
+            (505, MintErrorKind::Unavailable, false),
+            (999, MintErrorKind::MalformedResponse, false),
         ] {
-            assert_eq!(error_for(StatusCode::from_u16(status).expect("a status")).kind(), kind, "{status}");
+            let failure = refusal(StatusCode::from_u16(status).expect("a status"), &HeaderMap::new());
+            assert_eq!((failure.error.kind(), failure.is_transient), (kind, is_transient), "{status}");
         }
-        assert!(
-            error_for(StatusCode::UNAUTHORIZED).to_string().starts_with("Released refused the shared secret (401):")
-        );
+        let text = refusal(StatusCode::UNAUTHORIZED, &HeaderMap::new()).error.to_string();
+        assert!(text.starts_with("Released refused the shared secret (401):"), "{text}");
+    }
+
+    #[test]
+    fn retry_after_is_heeded_where_it_makes_sense() {
+        let headers = HeaderMap::from_iter([(http::header::RETRY_AFTER, http::HeaderValue::from_static("7"))]);
+        for (status, heeded) in [(429, true), (503, true), (500, false), (400, false), (301, false)] {
+            let failure = refusal(StatusCode::from_u16(status).expect("a status"), &headers);
+            assert_eq!(failure.error.retry_after().is_some(), heeded, "{status}");
+        }
     }
 }

@@ -132,7 +132,7 @@ async fn the_fake_is_as_strict_as_released() {
 #[tokio::test]
 async fn every_answer_has_its_kind() {
     let released = FakeReleased::start().await.unwrap();
-    let client = released.client().unwrap();
+    let client = released.client_builder().max_attempts(1).build().unwrap();
     for (kind, reply) in [
         (MintErrorKind::Rejected, Reply::status(400)),
         (MintErrorKind::Unauthorized, Reply::status(401)),
@@ -335,7 +335,8 @@ fn a_wrong_configuration_is_told_before_any_call_and_without_the_secret() {
 async fn listener_and_client(deadline: Duration) -> (TcpListener, ReleasedClient) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let endpoint = format!("http://{}/token", listener.local_addr().unwrap());
-    let client = ReleasedClient::builder("acc", "s3cret").endpoint(endpoint).deadline(deadline).build().unwrap();
+    let builder = ReleasedClient::builder("acc", "s3cret").endpoint(endpoint).deadline(deadline);
+    let client = builder.attempt_timeout(deadline).max_attempts(1).build().unwrap();
     (listener, client)
 }
 

@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -76,7 +75,7 @@ fn forms(error: &dyn Error) -> String {
 async fn no_failure_tells_what_it_must_not() {
     let (log, _guard) = Log::capture();
     let released = FakeReleased::start().await.unwrap();
-    let client = released.client_builder().deadline(Duration::from_secs(1)).build().unwrap();
+    let client = released.client_builder().max_attempts(1).build().unwrap();
     let user = ada().with_name("Countess Lovelace");
     let layer = ReleasedTokenLayer::new(
         client.clone(),

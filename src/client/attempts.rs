@@ -1,0 +1,272 @@
+//! The attempts of one mint: when to try again, and after how long.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::time::{Instant, sleep, timeout};
+use tower::retry::budget::{Budget, TpsBudget};
+
+use crate::error::{MintError, MintErrorKind};
+
+/// A new attempt is only worth it if this much of the deadline is left for it.
+const WORTH_AN_ATTEMPT: Duration = Duration::from_millis(250);
+
+/// The longest `Retry-After` that a page is made to wait for.
+const LONGEST_WAIT_ASKED_FOR: Duration = Duration::from_secs(1);
+
+/// What the first pause is a random part of; doubled for every further one.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The same after 429 and 503, which ask for patience.
+const PATIENT_PAUSE: Duration = Duration::from_millis(200);
+
+/// No pause is longer than this.
+const LONGEST_PAUSE: Duration = Duration::from_millis(400);
+
+/// The window of the retry budget.
+const BUDGET_WINDOW: Duration = Duration::from_secs(10);
+
+/// How an attempt failed, and whether another one could succeed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) error: MintError,
+    pub(crate) is_transient: bool,
+}
+
+impl Failure {
+    /// Trying again would change nothing.
+    pub(crate) fn lasting(error: impl Into<MintError>) -> Self {
+        Self { error: error.into(), is_transient: false }
+    }
+
+    pub(crate) fn transient(error: impl Into<MintError>) -> Self {
+        Self { error: error.into(), is_transient: true }
+    }
+}
+
+/// Tries again what may succeed, within the deadline and a budget for all mints together: without one, retries would
+/// multiply the load on a Released that is failing under it.
+#[derive(Debug)]
+pub(crate) struct Attempts {
+    max: u32,
+    /// How long one attempt may take.
+    timeout: Duration,
+    budget: TpsBudget,
+}
+
+impl Attempts {
+    /// `budget` is how many attempts more the first attempts entitle to, as a fraction; one a second comes on top.
+    pub(crate) fn new(max: u32, timeout: Duration, budget: f32) -> Self {
+        // Within what `TpsBudget` takes without a panic.
+        let budget = if budget.is_nan() { 0.0 } else { budget.clamp(0.0, 10.0) };
+        Self { max, timeout, budget: TpsBudget::new(BUDGET_WINDOW, 1, budget) }
+    }
+
+    /// Calls `attempt` with 1, 2, 3 until it succeeds, or there is no sense in another one.
+    pub(crate) async fn run<T, A>(&self, deadline: Instant, attempt: impl Fn(u32) -> A) -> Result<T, MintError>
+    where
+        A: Future<Output = Result<T, Failure>>,
+    {
+        self.budget.deposit();
+        let mut number = 1;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let failure = match timeout(left.min(self.timeout), attempt(number)).await {
+                Ok(Ok(done)) => return Ok(done),
+                Ok(Err(failure)) => failure,
+                Err(_elapsed) => Failure::transient(MintError::new(MintErrorKind::Timeout)),
+            };
+            match self.pause_after(&failure, number, deadline) {
+                Some(pause) => sleep(pause).await,
+                None => return Err(failure.error),
+            }
+            number += 1;
+            super::metrics::retried();
+        }
+    }
+
+    /// How long to pause before the next attempt, if there is to be one.
+    fn pause_after(&self, failure: &Failure, number: u32, deadline: Instant) -> Option<Duration> {
+        if !failure.is_transient || number >= self.max {
+            return None;
+        }
+        let asked_for = failure.error.retry_after().unwrap_or_default();
+        if asked_for > LONGEST_WAIT_ASKED_FOR {
+            return None;
+        }
+        let pause = random_pause(number, failure.error.status()).max(asked_for);
+        let left = deadline.saturating_duration_since(Instant::now());
+        // The budget last: a withdrawal is not given back.
+        (pause + WORTH_AN_ATTEMPT <= left && self.budget.withdraw()).then_some(pause)
+    }
+}
+
+/// Full jitter: anything from nothing to the whole, so that those who failed together do not come back together.
+fn random_pause(number: u32, status: Option<StatusCode>) -> Duration {
+    let base = match status {
+        Some(StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => PATIENT_PAUSE,
+        _ => PAUSE,
+    };
+    let whole = base.saturating_mul(2_u32.saturating_pow(number - 1)).min(LONGEST_PAUSE);
+    whole.mul_f64(fastrand::f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(3);
+
+    fn attempts() -> Attempts {
+        Attempts::new(3, Duration::from_millis(1500), 0.1)
+    }
+
+    fn transient() -> Failure {
+        Failure::transient(MintError::new(MintErrorKind::Unavailable))
+    }
+
+    /// Runs attempts that fail as told, and tells the result, the number of attempts and how long they took.
+    async fn run(attempts: &Attempts, fail: impl Fn(u32) -> Option<Failure>) -> (bool, u32, Duration) {
+        let (start, calls) = (Instant::now(), Cell::new(0));
+        let result = attempts
+            .run(start + DEADLINE, |number| {
+                calls.set(number);
+                let failure = fail(number);
+                async { failure.map_or(Ok(()), Err) }
+            })
+            .await;
+        (result.is_ok(), calls.get(), start.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_succeed_is_tried_three_times() {
+        assert!(matches!(run(&attempts(), |_| None).await, (true, 1, Duration::ZERO)));
+        let (succeeded, calls, took) = run(&attempts(), |number| (number < 3).then(transient)).await;
+        assert_eq!((succeeded, calls), (true, 3));
+        assert!(took <= Duration::from_millis(50 + 100), "{took:?}");
+        let (succeeded, calls, _) = run(&attempts(), |_| Some(transient())).await;
+        assert_eq!((succeeded, calls), (false, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_lasts_is_not_tried_again() {
+        let lasting = |_| Some(Failure::lasting(MintError::new(MintErrorKind::Rejected)));
+        assert!(matches!(run(&attempts(), lasting).await, (false, 1, Duration::ZERO)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_stalls_leaves_time_for_another() {
+        let start = Instant::now();
+        let result = attempts()
+            .run(start + DEADLINE, |number| async move {
+                if number == 1 {
+                    sleep(Duration::from_secs(60)).await;
+                }
+                Ok::<_, Failure>(number)
+            })
+            .await;
+        assert_eq!(result.expect("the second attempt"), 2);
+        assert!(start.elapsed() >= Duration::from_millis(1500) && start.elapsed() < Duration::from_millis(1560));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_stalls_end_within_the_deadline() {
+        let (start, calls) = (Instant::now(), Cell::new(0));
+        let result = attempts()
+            .run(start + DEADLINE, |number| {
+                calls.set(number);
+                async { std::future::pending::<Result<(), Failure>>().await }
+            })
+            .await;
+        assert_eq!(result.expect_err("a stall").kind(), MintErrorKind::Timeout);
+        assert_eq!(calls.get(), 2);
+        assert!(start.elapsed() <= DEADLINE);
+    }
+
+    fn throttled(seconds: u64) -> Failure {
+        let error = MintError::new(MintErrorKind::RateLimited)
+            .with_status(StatusCode::TOO_MANY_REQUESTS)
+            .with_retry_after(Duration::from_secs(seconds));
+        Failure::transient(error)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_retry_after_is_waited_for_and_a_long_one_is_not() {
+        let (succeeded, calls, took) = run(&attempts(), |number| (number == 1).then(|| throttled(1))).await;
+        assert_eq!((succeeded, calls, took), (true, 2, Duration::from_secs(1)));
+        let (succeeded, calls, took) = run(&attempts(), |number| (number == 1).then(|| throttled(0))).await;
+        assert_eq!((succeeded, calls), (true, 2));
+        assert!(took <= PATIENT_PAUSE);
+        assert!(matches!(run(&attempts(), |_| Some(throttled(2))).await, (false, 1, Duration::ZERO)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn there_is_no_attempt_without_time_for_it() {
+        let start = Instant::now();
+        let attempts = attempts();
+        let result = attempts.run(start + Duration::from_millis(260), |_| async {
+            sleep(Duration::from_millis(20)).await;
+            Err::<(), _>(transient())
+        });
+        assert!(result.await.is_err());
+        assert_eq!(start.elapsed(), Duration::from_millis(20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_failures_is_retried_within_the_budget() {
+        let attempts = attempts();
+        let calls = Cell::new(0_u32);
+        for _ in 0..200 {
+            // Without pauses between the mints, so that none of the budget comes back with time.
+            let deadline = Instant::now() + DEADLINE;
+            let _ = attempts
+                .run(deadline, |_| {
+                    calls.set(calls.get() + 1);
+                    async { Err::<(), _>(transient()) }
+                })
+                .await;
+        }
+        // A tenth of the 200, and one a second: 10 from the start, and what came with the seconds that the pauses took.
+        let extra = calls.get() - 200;
+        assert!((10..=45).contains(&extra), "{extra} calls more than mints");
+    }
+
+    proptest! {
+        #[test]
+        fn pauses_are_random_and_bounded(number in 1..40_u32, throttled: bool) {
+            let status = throttled.then_some(StatusCode::SERVICE_UNAVAILABLE);
+            prop_assert!(random_pause(number, status) <= LONGEST_PAUSE);
+            prop_assert!(random_pause(1, None) <= PAUSE);
+        }
+
+        /// However mints fail, succeed and are spread over time, the budget is kept.
+        #[test]
+        fn the_budget_is_kept_under_any_history(mints in prop::collection::vec((0..4_u32, 0..300_u64), 1..120)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            let (calls, firsts, took) = runtime.block_on(async {
+                let attempts = attempts();
+                let calls = Cell::new(0_u32);
+                let start = Instant::now();
+                for (failures, wait) in &mints {
+                    let _ = attempts
+                        .run(Instant::now() + DEADLINE, |number| {
+                            calls.set(calls.get() + 1);
+                            let failure = (number <= *failures).then(transient);
+                            async { failure.map_or(Ok(()), Err) }
+                        })
+                        .await;
+                    sleep(Duration::from_millis(*wait)).await;
+                }
+                (calls.get(), u32::try_from(mints.len()).unwrap(), start.elapsed())
+            });
+            // Ten in every window come on top of the tenth. Tower's budget moves on by two of its ten slots where a slot is
+            // over for a moment already, so its ten seconds may be five; and one more window may touch the whole time.
+            let windows = 2 + u32::try_from(took.as_secs() / 5).unwrap();
+            prop_assert!(calls - firsts <= firsts / 10 + 1 + windows * 10, "{calls} calls for {firsts} mints in {took:?}");
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! What the feature `metrics` counts, through the facade of the `metrics` crate; nothing where it is off.
+//!
+//! None of the labels tells who somebody is.
+
+use std::time::Duration;
+
+use crate::error::MintError;
+
+/// How long a mint took, by how it ended.
+pub(crate) fn minted<T>(result: &Result<T, MintError>, took: Duration) {
+    #[cfg(feature = "metrics")]
+    {
+        let outcome = result.as_ref().map_or_else(|error| error.kind().as_str(), |_| "minted");
+        metrics::histogram!("released_mint_duration_seconds", "outcome" => outcome).record(took.as_secs_f64());
+    }
+    let _ = (result, took);
+}
+
+/// An attempt that was not the first.
+pub(crate) fn retried() {
+    #[cfg(feature = "metrics")]
+    metrics::counter!("released_mint_retries_total").increment(1);
+}
+
+/// A mint that was turned away because too many were in flight.
+pub(crate) fn shed() {
+    #[cfg(feature = "metrics")]
+    metrics::counter!("released_mint_shed_total").increment(1);
+}
+
+/// Whether the circuit breaker is open: 1 or 0.
+pub(crate) fn circuit_open(open: bool) {
+    #[cfg(feature = "metrics")]
+    metrics::gauge!("released_circuit_open").set(if open { 1.0 } else { 0.0 });
+    let _ = open;
+}
+
+/// Another secret is in use.
+pub(crate) fn secret_changed() {
+    #[cfg(feature = "metrics")]
+    metrics::counter!("released_secret_generation").increment(1);
+}
