@@ -9,11 +9,17 @@ pub(crate) use tracing::info;
 /// Takes what `tracing`'s macros take here, so that nothing is unused where they are off.
 #[cfg(not(feature = "tracing"))]
 macro_rules! event {
-    ($($field:tt = $value:expr,)* $message:literal) => {{
-        $(let _ = &$value;)*
+    ($message:literal) => {{
         let _ = format_args!($message);
     }};
+    ($field:tt = $value:expr, $($rest:tt)*) => {{
+        let _ = &$value;
+        $crate::telemetry::event!($($rest)*);
+    }};
 }
+
+#[cfg(not(feature = "tracing"))]
+pub(crate) use event;
 
 #[cfg(not(feature = "tracing"))]
 pub(crate) use event as warn;
