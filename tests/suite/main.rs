@@ -10,6 +10,7 @@ mod cache_safety;
 mod cancellation;
 mod client;
 mod extractors;
+mod faults;
 mod leaks;
 mod proofs;
 mod properties;

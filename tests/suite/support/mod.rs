@@ -1,5 +1,7 @@
 //! What the tests share: who signs in, and the three stacks to serve pages with.
 
+pub(crate) mod fault_server;
+
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -26,7 +28,7 @@ use self::roadmap::{PortalReply, PortalRequest};
 
 #[rustfmt::skip]
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
-#[path = "../../examples/tonic/roadmap.rs"]
+#[path = "../../../examples/tonic/roadmap.rs"]
 mod roadmap;
 
 type Signed = fn(&Parts) -> Option<Result<User, InvalidUser>>;

@@ -1,0 +1,438 @@
+//! Every way in which Released, or what stands in for it, can fail a mint.
+//!
+//! Each case says what kind of failure it is, how many requests reach the server, and what a page that needs its token
+//! answers; and in each, nothing leaks, and the mint ends within its deadline.
+
+use std::error::Error;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::get;
+use futures_util::future::join_all;
+use http::Request;
+use http_body_util::BodyExt;
+use rcgen::{CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, KeyPair, date_time_ymd};
+use reqwest::dns::{Name, Resolve, Resolving};
+use tokio::net::TcpSocket;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tower::ServiceExt;
+use tower_released::{
+    AuthToken, MintError, MintErrorKind, ReleasedClient, ReleasedClientBuilder, ReleasedTokenLayer, User, resolver_fn,
+};
+
+use crate::leaks::{Log, forms};
+use crate::support::fault_server::{FaultServer, Read, Reset, Stall, Step, forever, reply, write};
+
+const SECRET: &str = "s3cret-of-the-account";
+const EMAIL: &str = "ada.lovelace@example.com";
+
+/// What the remote end writes wherever it can.
+const REMOTE: &str = "remote-words";
+
+/// Two attempts that stall fit in, and a third does not: 250 ms must be left for it.
+const DEADLINE: Duration = Duration::from_millis(800);
+const ATTEMPT: Duration = Duration::from_millis(300);
+
+/// More than any mint may take beyond its deadline, however busy the machine is.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How a page that needs its token answers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Page {
+    /// 503 with `Retry-After`.
+    Unavailable,
+    /// 504
+    Deadline,
+    /// 502
+    BadGateway,
+    /// 500
+    Internal,
+}
+
+impl Page {
+    fn status(self) -> u16 {
+        match self {
+            Self::Unavailable => 503,
+            Self::Deadline => 504,
+            Self::BadGateway => 502,
+            Self::Internal => 500,
+        }
+    }
+}
+
+struct Case {
+    name: &'static str,
+    script: Vec<Step>,
+    kind: MintErrorKind,
+    /// How many requests the server reads for one mint.
+    requests: usize,
+    page: Page,
+}
+
+fn case(name: &'static str, script: Vec<Step>, kind: MintErrorKind, requests: usize, page: Page) -> Case {
+    Case { name, script, kind, requests, page }
+}
+
+fn user() -> User {
+    User::new("ada", EMAIL).unwrap().with_name("Countess Lovelace")
+}
+
+fn builder(endpoint: String) -> ReleasedClientBuilder {
+    // The budget is another test's; here every case may have all its attempts.
+    ReleasedClient::builder("acc", SECRET)
+        .endpoint(endpoint)
+        .deadline(DEADLINE)
+        .attempt_timeout(ATTEMPT)
+        .retry_budget(2.0)
+}
+
+/// Everything that somebody could read after a mint failed, in Rust and in a browser.
+async fn mint_and_visit(name: &str, client: ReleasedClient, kind: MintErrorKind, page: Page) -> (String, usize) {
+    let start = Instant::now();
+    let error: MintError = client.mint(&user()).await.expect_err(name);
+    assert!(start.elapsed() < DEADLINE + GRACE, "{name}");
+    assert_eq!(error.kind(), kind, "{name}");
+    let mut printed = forms(&error) + &format!("{client:?}");
+
+    let layer = ReleasedTokenLayer::new(client, resolver_fn(|_: &_| user())).reject_without_token();
+    let app = Router::new().route("/", get(async |token: AuthToken| token.to_string())).layer(layer);
+    let response = app.oneshot(Request::new(Body::empty())).await.unwrap();
+    assert_eq!(response.status(), page.status(), "{name}");
+    assert_eq!(response.headers().contains_key("retry-after"), page == Page::Unavailable, "{name}");
+    printed += &format!("{:?}", response.headers());
+    printed += std::str::from_utf8(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
+    (printed, 2)
+}
+
+fn assert_nothing_leaks(what: &str, text: &str) {
+    for forbidden in [SECRET, EMAIL, "Lovelace", REMOTE, "eyJ"] {
+        assert!(!text.contains(forbidden), "{forbidden:?} is {what}:\n{text}");
+    }
+}
+
+async fn run(cases: Vec<Case>) {
+    let (log, _guard) = Log::capture();
+    join_all(cases.into_iter().map(async |Case { name, script, kind, requests, page }| {
+        let server = FaultServer::start(vec![script]).await;
+        let client = builder(format!("http://{}/token", server.address)).build().unwrap();
+        let (printed, mints) = mint_and_visit(name, client, kind, page).await;
+        assert_eq!(server.requests(), requests * mints, "{name}");
+        assert_nothing_leaks(name, &printed);
+    }))
+    .await;
+    assert_nothing_leaks("logged", &log.text());
+}
+
+#[tokio::test]
+async fn transport() {
+    use MintErrorKind::{Connect, Interrupted, Timeout};
+    use Page::{Deadline, Unavailable};
+
+    let head = format!("HTTP/1.1 200 {REMOTE}\r\nx-words: {REMOTE}\r\n");
+    run(vec![
+        case("accept, then reset", vec![Reset], Interrupted, 0, Unavailable),
+        case("read, then close", vec![Read], Interrupted, 3, Unavailable),
+        case("read, then reset", vec![Read, Reset], Interrupted, 3, Unavailable),
+        case("headers never arrive", vec![Read, Stall], Timeout, 2, Deadline),
+        case("half the headers arrive", vec![Read, write(head.clone()), Stall], Timeout, 2, Deadline),
+        case(
+            "the body drips",
+            vec![Read, write(format!("{head}content-length: 9000\r\n\r\n\"")), forever("a", Duration::from_millis(20))],
+            Timeout,
+            2,
+            Deadline,
+        ),
+        case(
+            "the body is cut off",
+            vec![Read, write(format!("{head}content-length: 99\r\n\r\n\"eyJ{REMOTE}"))],
+            Interrupted,
+            3,
+            Unavailable,
+        ),
+        case(
+            "informational answers without end",
+            vec![Read, forever("HTTP/1.1 103 Early Hints\r\nlink: </remote-words>\r\n\r\n", Duration::from_millis(5))],
+            Timeout,
+            2,
+            Deadline,
+        ),
+    ])
+    .await;
+
+    // Nobody listens.
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let client = builder(format!("http://{address}/token")).build().unwrap();
+    let (printed, _) = mint_and_visit("refused", client, Connect, Unavailable).await;
+    assert_nothing_leaks("refused", &printed);
+}
+
+/// A listener whose queue is full, so that the system answers no further knock.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_black_hole_is_a_timeout() {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut knocks = Vec::new();
+    loop {
+        let knock = tokio::net::TcpStream::connect(address);
+        match tokio::time::timeout(Duration::from_millis(200), knock).await {
+            Ok(stream) => knocks.push(stream.unwrap()),
+            Err(_elapsed) => break,
+        }
+    }
+    let client = builder(format!("http://{address}/token")).build().unwrap();
+    mint_and_visit("black hole", client, MintErrorKind::Timeout, Page::Deadline).await;
+    let client =
+        builder(format!("http://{address}/token")).connect_timeout(Duration::from_millis(100)).build().unwrap();
+    mint_and_visit("connect timeout", client, MintErrorKind::Timeout, Page::Deadline).await;
+}
+
+/// Names that cannot be resolved, or never are.
+enum Names {
+    Unknown,
+    NoAnswer,
+}
+
+impl Resolve for Names {
+    fn resolve(&self, _: Name) -> Resolving {
+        match self {
+            Self::Unknown => Box::pin(async { Err(format!("no such name, says {REMOTE}").into()) }),
+            Self::NoAnswer => Box::pin(std::future::pending()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn names() {
+    let (log, _guard) = Log::capture();
+    for (names, kind, page) in [
+        (Names::Unknown, MintErrorKind::Connect, Page::Unavailable),
+        (Names::NoAnswer, MintErrorKind::Timeout, Page::Deadline),
+    ] {
+        let http = reqwest::Client::builder().no_proxy().dns_resolver(Arc::new(names)).build().unwrap();
+        let client = builder("https://released.example/token".to_owned()).http_client(http).build().unwrap();
+        let (printed, _) = mint_and_visit("names", client, kind, page).await;
+        assert_nothing_leaks("names", &printed);
+    }
+    drop(log);
+}
+
+/// A certificate authority, and what it signs.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn server_for(&self, host: &str, until_year: i32) -> TlsAcceptor {
+        let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(until_year, 1, 1);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    fn trusting_client(&self) -> reqwest::Client {
+        let root = reqwest::Certificate::from_der(self.0.der()).unwrap();
+        reqwest::Client::builder().no_proxy().tls_certs_only([root]).build().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn certificates() {
+    let (log, _guard) = Log::capture();
+    let authority = Authority::new();
+    let script = || vec![vec![Read, reply("200 OK", "\"a.b.c\"")]];
+
+    let good = FaultServer::start_tls(script(), authority.server_for("localhost", 2090)).await;
+    let endpoint = |server: &FaultServer| format!("https://localhost:{}/token", server.address.port());
+    let client = builder(endpoint(&good)).http_client(authority.trusting_client()).build().unwrap();
+    assert_eq!(client.mint(&user()).await.unwrap().as_str(), "a.b.c");
+
+    for (name, server, http) in [
+        ("expired", authority.server_for("localhost", 2021), Some(authority.trusting_client())),
+        ("of another host", authority.server_for("remote-words.example", 2090), Some(authority.trusting_client())),
+        ("of an unknown authority", authority.server_for("localhost", 2090), None),
+    ] {
+        let server = FaultServer::start_tls(script(), server).await;
+        let mut builder = builder(endpoint(&server));
+        if let Some(http) = http {
+            builder = builder.http_client(http);
+        }
+        let (printed, mints) =
+            mint_and_visit(name, builder.build().unwrap(), MintErrorKind::Connect, Page::Unavailable).await;
+        assert_nothing_leaks(name, &printed);
+        // Waiting does not mend a certificate, so nothing is tried again.
+        assert_eq!((server.connections(), server.requests()), (mints, 0), "{name}");
+    }
+
+    let stalled = FaultServer::start(vec![vec![Stall]]).await;
+    let client = builder(endpoint(&stalled)).build().unwrap();
+    mint_and_visit("a handshake that stalls", client, MintErrorKind::Timeout, Page::Deadline).await;
+    assert_eq!(stalled.connections(), 4);
+    assert_nothing_leaks("logged", &log.text());
+}
+
+fn malformed(name: &'static str, script: Step) -> Case {
+    case(name, vec![Read, script], MintErrorKind::MalformedResponse, 1, Page::BadGateway)
+}
+
+#[tokio::test]
+async fn hostile_replies() {
+    let headers = |count: usize| (0..count).map(|n| format!("x-{n}: {REMOTE}\r\n")).collect::<String>();
+    let token = "\"eyJhbGciOiJIUzI1NiJ9.e30.c2ln\"";
+    let gzip_of_a_token = [
+        0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 0x53, 0x4a, 0xd4, 0x4b, 0xd2, 0x4b, 0x56, 2, 0, 0xf7, 0xb5, 0x45, 0xc6, 7,
+        0, 0, 0,
+    ];
+    run(vec![
+        malformed(
+            "150 headers",
+            write(format!("HTTP/1.1 200 OK\r\n{}content-length: 31\r\n\r\n{token}", headers(150))),
+        ),
+        malformed(
+            "a header of 600 KB",
+            write(format!("HTTP/1.1 200 OK\r\nx: {}\r\ncontent-length: 31\r\n\r\n{token}", REMOTE.repeat(50_000))),
+        ),
+        malformed(
+            "two lengths",
+            write(format!("HTTP/1.1 200 OK\r\ncontent-length: 31\r\ncontent-length: 32\r\n\r\n{token} ")),
+        ),
+        malformed("10 GB are declared", write("HTTP/1.1 200 OK\r\ncontent-length: 10000000000\r\n\r\n")),
+        case(
+            "chunks without end",
+            vec![
+                Read,
+                write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"),
+                forever(format!("400\r\n{:1024}\r\n", ""), Duration::ZERO),
+            ],
+            MintErrorKind::MalformedResponse,
+            1,
+            Page::BadGateway,
+        ),
+        malformed("gzip", reply("200 OK\r\ncontent-encoding: gzip", gzip_of_a_token)),
+        malformed("another protocol", write(format!("SSH-2.0-{REMOTE}\r\n\r\n"))),
+        malformed("HTML", reply("200 OK\r\ncontent-type: text/html", format!("<!doctype html><p>{REMOTE}"))),
+        malformed("an empty string", reply("200 OK", "\"\"")),
+        malformed("null", reply("200 OK", "null")),
+        malformed("a number", reply("200 OK", "42")),
+        malformed("an array", reply("200 OK", format!("[{token}]"))),
+        malformed("an object", reply("200 OK", format!("{{\"token\":{token}}}"))),
+        malformed("trailing bytes", reply("200 OK", format!("{token}{REMOTE}"))),
+        malformed("a byte order mark", reply("200 OK", format!("\u{feff}{token}"))),
+        malformed("invalid UTF-8", reply("200 OK", b"\"eyJ\xff\"")),
+        malformed("a token that ends an attribute", reply("200 OK", "\"eyJ\\\"><script>\"")),
+        malformed("a token that ends a header", reply("200 OK", "\"eyJ\\r\\nset-cookie: a=b\"")),
+        malformed("204", write("HTTP/1.1 204 No Content\r\n\r\n")),
+        malformed("an empty 200", reply("200 OK", "")),
+        malformed("a redirect", reply(&format!("307 Temporary Redirect\r\nlocation: https://{REMOTE}.example/"), "")),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn statuses() {
+    use MintErrorKind::{RateLimited, Rejected, Unauthorized, Unavailable};
+    use Page::Internal;
+
+    let status = |name, head: &str, kind, requests, page| {
+        case(
+            name,
+            vec![Read, reply(&format!("{head} {REMOTE}"), format!("{REMOTE} {SECRET} {EMAIL}"))],
+            kind,
+            requests,
+            page,
+        )
+    };
+    run(vec![
+        status("400", "400", Rejected, 1, Internal),
+        status("422", "422", Rejected, 1, Internal),
+        status("401", "401", Unauthorized, 1, Internal),
+        status("403", "403", Unauthorized, 1, Internal),
+        status("404", "404", Rejected, 1, Internal),
+        status("500", "500", Unavailable, 3, Page::Unavailable),
+        status("501", "501", Unavailable, 1, Page::Unavailable),
+        status("503", "503", Unavailable, 3, Page::Unavailable),
+        status("505", "505", Unavailable, 1, Page::Unavailable),
+        case(
+            "429 with a nonsensical Retry-After",
+            vec![Read, reply(&format!("429 {REMOTE}\r\nretry-after: {REMOTE}"), REMOTE)],
+            RateLimited,
+            3,
+            Page::Unavailable,
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_while_idle_is_not_noticed() {
+    let once = vec![Read, reply("200 OK", "\"a.b.c\"")];
+    let server = FaultServer::start(vec![once]).await;
+    let client = builder(format!("http://{}/token", server.address)).max_attempts(1).build().unwrap();
+    for _ in 0..5 {
+        client.mint(&user()).await.unwrap();
+        // Until the client has seen the end of the connection it would reuse.
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((server.requests(), server.connections()), (5, 5));
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_under_its_second_request_costs_one_attempt() {
+    for end in [vec![], vec![Reset]] {
+        let mut script = vec![Read, reply("200 OK", "\"a.b.c\""), Read];
+        script.extend(end);
+        let server = FaultServer::start(vec![script.clone()]).await;
+        let endpoint = format!("http://{}/token", server.address);
+
+        let once = builder(endpoint.clone()).max_attempts(1).build().unwrap();
+        once.mint(&user()).await.unwrap();
+        assert_eq!(once.mint(&user()).await.unwrap_err().kind(), MintErrorKind::Interrupted);
+
+        let thrice = builder(endpoint).build().unwrap();
+        thrice.mint(&user()).await.unwrap();
+        thrice.mint(&user()).await.unwrap();
+        assert_eq!((server.requests(), server.connections()), (5, 3));
+    }
+}
+
+#[test]
+fn a_machine_without_root_certificates_is_told_so() {
+    const CHILD: &str = "TOWER_RELEASED_TEST_WITHOUT_ROOTS";
+    if std::env::var_os(CHILD).is_some() {
+        let error = ReleasedClient::new("acc", SECRET).expect_err("no roots");
+        let text = error.to_string();
+        assert!(text.contains("root certificates"), "{text}");
+        assert_nothing_leaks("config error", &forms(&error as &dyn Error));
+        return;
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "faults::a_machine_without_root_certificates_is_told_so"])
+        .env(CHILD, "1")
+        .env("SSL_CERT_FILE", "/nonexistent/file")
+        .env("SSL_CERT_DIR", "/nonexistent/directory")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
