@@ -17,6 +17,7 @@ use crate::pending::PendingToken;
 use crate::rejection::AuthTokenRejection;
 use crate::resolver::{IntoUser, UserResolver};
 use crate::skipped;
+use crate::telemetry::warn;
 use crate::token::AuthToken;
 use crate::user::User;
 
@@ -80,6 +81,9 @@ fn pending(parts: &Parts) -> Result<PendingToken, AuthTokenRejection> {
 
 impl IntoResponse for AuthTokenRejection {
     fn into_response(self) -> Response {
+        if matches!(self, Self::MissingLayer | Self::Skipped) {
+            warn!("a handler asked for an auth token that it cannot have: {self}");
+        }
         let mut response = (self.status(), self.body_text()).into_response();
         self.insert_retry_after(response.headers_mut());
         response
@@ -260,21 +264,21 @@ fn nobody_or_error(status: StatusCode) -> Result<Option<User>, BoxError> {
 ///
 /// No cache keeps an answer: each says `no-store`.
 ///
+/// Give it a layer of its own with [`MintTiming::OnExtraction`](crate::MintTiming::OnExtraction), so that nothing is minted
+/// for what it refuses, and without the filter [`navigations`](crate::navigations): what a script fetches is none.
+///
 /// # Example
 ///
 /// ```
 /// use axum::{Router, routing::post};
-/// use tower_released::{ReleasedTokenLayer, token_endpoint};
-/// # fn app<L>(layer: L) -> Router
-/// # where
-/// #     L: tower::Layer<axum::routing::Route> + Clone + Send + Sync + 'static,
-/// #     L::Service: tower::Service<axum::extract::Request, Response = axum::response::Response, Error = std::convert::Infallible>
-/// #         + Clone + Send + Sync + 'static,
-/// #     <L::Service as tower::Service<axum::extract::Request>>::Future: Send + 'static,
-/// # {
+/// use tower_released::{MintTiming, ReleasedTokenLayer, User, from_extension, token_endpoint};
+/// # use tower_released::{AuthToken, MintError};
+/// # #[derive(Clone)] struct CurrentUser { id: String, email: String }
+/// # let released = tower::service_fn(|_: User| async { AuthToken::new("t").map_err(MintError::from) });
 ///
-/// Router::new().route("/api/released-token", post(token_endpoint)).layer(layer)
-/// # }
+/// let vouch = |user: &CurrentUser| User::new(&user.id, &user.email);
+/// let layer = ReleasedTokenLayer::new(released, from_extension(vouch)).timing(MintTiming::OnExtraction);
+/// let app: Router = Router::new().route("/api/released-token", post(token_endpoint)).route_layer(layer);
 /// ```
 pub async fn token_endpoint(mut parts: Parts) -> Response {
     if parts.method != Method::POST {

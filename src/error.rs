@@ -154,8 +154,8 @@ impl MintErrorKind {
 
     fn what_to_do(self) -> &'static str {
         match self {
-            Self::InvalidUser => "see the source for which one; UserId::encode makes any id fit",
-            Self::Resolver => "see the source, which is its own error",
+            Self::InvalidUser => "the error's source() says which one",
+            Self::Resolver => "the error's source() is its own error",
             Self::Unauthorized => {
                 "check RELEASED_SHARED_SECRET for stray spaces, or whether it was rotated in Released's settings"
             }
@@ -170,7 +170,7 @@ impl MintErrorKind {
             Self::Interrupted => "the connection broke, or whoever wanted the token went away",
             Self::Unavailable => "see Released's status; the next navigation tries again",
             Self::MalformedResponse => "check that the token URL leads to Released and not to a proxy's page",
-            Self::Config => "see the source",
+            Self::Config => "the error's source() says more",
         }
     }
 }
@@ -181,7 +181,11 @@ impl fmt::Display for MintError {
         if let Some(status) = self.status {
             write!(f, " ({})", status.as_u16())?;
         }
-        write!(f, ": {}", self.kind.what_to_do())
+        match self.source().and_then(|source| source.downcast_ref::<InvalidUser>()) {
+            // Its texts tell nothing of the person, and are more to the point.
+            Some(invalid) => write!(f, ": {invalid}"),
+            None => write!(f, ": {}", self.kind.what_to_do()),
+        }
     }
 }
 
@@ -280,9 +284,15 @@ mod tests {
     }
 
     #[test]
+    fn an_invalid_user_is_told_by_the_rule_that_is_broken() {
+        let text = MintError::from(InvalidUser::IdCharacter).to_string();
+        assert!(text.contains("UserId::encode"), "{text}");
+    }
+
+    #[test]
     fn neither_text_shows_the_source() {
         let error = MintError::new(MintErrorKind::Resolver).with_source("no row for ada@example.com");
-        assert_eq!(error.to_string(), "the user resolver failed: see the source, which is its own error");
+        assert_eq!(error.to_string(), "the user resolver failed: the error's source() is its own error");
         assert!(!format!("{error:?}").contains("ada"));
         assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("no row for ada@example.com"));
     }

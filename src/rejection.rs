@@ -112,12 +112,12 @@ impl AuthTokenRejection {
         match self {
             Self::MissingLayer => {
                 "No ReleasedTokenLayer is around this handler. Add `.layer(ReleasedTokenLayer::new(client, resolver))` \
-                 to the router after the route, or let the layer's filter include this request."
+                 to the router, after the route."
             }
             Self::Anonymous => "Nobody is signed in.",
             Self::Skipped => {
                 "The filter of the ReleasedTokenLayer passed this request over, so it has no auth token. \
-                 Take `Option<AuthToken>` in the handler, or include the request with `.mint_when(..)`."
+                 Take an `Option` of it in the handler, or include the request with `.mint_when(..)`."
             }
             Self::Mint(error) => match Failure::of(error.kind()) {
                 Failure::Unavailable => "The auth token is not available right now.",

@@ -1,5 +1,6 @@
 //! Who is signed in: from a request to a [`User`].
 
+use std::any::type_name;
 use std::fmt;
 use std::future::{self, Future};
 use std::marker::PhantomData;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use http::request::Parts;
 use tower::BoxError;
 
+use crate::telemetry::debug;
 use crate::user::User;
 
 /// Tells who is signed in, from a request's head.
@@ -81,7 +83,8 @@ impl<R: UserResolver + ?Sized> UserResolver for Arc<R> {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say who is signed in",
     label = "expected a `User`, or an `Option` or `Result` of one",
-    note = "`User::new(id, email)` returns a `Result` that a resolver's closure can return as it is"
+    note = "`User::new(id, email)` returns a `Result` that a resolver's closure can return as it is",
+    note = "a closure that has to await something is for `resolver_fn`"
 )]
 pub trait IntoUser {
     /// Tells who is signed in, if anybody.
@@ -279,6 +282,13 @@ where
     type Error = BoxError;
 
     fn resolve(&self, parts: &Parts) -> impl Future<Output = Result<Option<User>, BoxError>> + Send + 'static {
-        future::ready(parts.extensions.get::<T>().map(&self.closure).into_user())
+        let extension = parts.extensions.get::<T>();
+        if extension.is_none() {
+            debug!(
+                extension = type_name::<T>(),
+                "nobody is signed in, or the ReleasedTokenLayer is outside of what authenticates"
+            );
+        }
+        future::ready(extension.map(&self.closure).into_user())
     }
 }

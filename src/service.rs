@@ -121,6 +121,7 @@ where
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not mint: it is not a `tower::Service<User, Response = AuthToken>` with `Clone`",
     label = "not a minter",
+    note = "is it a `Result` of a minter? Then `?` is missing",
     note = "most applications give the layer a `ReleasedClient`, and tests a `testing::StubMinter`",
     note = "a minter's error must be `Into<MintError>`, as `BoxError` is, and its future `Send`"
 )]

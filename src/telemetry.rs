@@ -1,7 +1,7 @@
 //! `tracing`'s macros, or nothing where the feature is off.
 
 #[cfg(feature = "tracing")]
-pub(crate) use tracing::warn;
+pub(crate) use tracing::{debug, warn};
 
 #[cfg(all(feature = "tracing", feature = "client"))]
 pub(crate) use tracing::info;
@@ -22,7 +22,7 @@ macro_rules! event {
 pub(crate) use event;
 
 #[cfg(not(feature = "tracing"))]
-pub(crate) use event as warn;
+pub(crate) use {event as debug, event as warn};
 
 #[cfg(all(not(feature = "tracing"), feature = "client"))]
 pub(crate) use event as info;

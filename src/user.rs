@@ -173,7 +173,8 @@ impl UserId {
 
     /// Turns any string into an id that Released accepts: `auth0|507f…`, an e-mail address, a UUID in braces, an ARN.
     ///
-    /// A legal id is kept as it is; any other becomes `sha256:` and 64 hexadecimal digits, its SHA-256. The same input
+    /// A legal id is kept as it is; any other becomes `sha256:` and 64 hexadecimal digits, its SHA-256, from which it
+    /// cannot be read back. The same input
     /// gives the same id in every version of this crate, and no two inputs give the same one: for that, a legal id
     /// that *looks* encoded is encoded too, or else somebody who may choose their own id could choose another's.
     /// So encode an id once, where you read it, and pass the `UserId` on.

@@ -269,7 +269,8 @@ impl ReleasedClientBuilder {
     /// Reads the variables that Released's own examples use, and the one for the URL.
     pub(crate) fn from_variables(variable: impl Fn(&str) -> Result<String, VarError>) -> Result<Self, ConfigError> {
         let read = |name: &'static str| match variable(name) {
-            Ok(value) => Ok(Some(value)),
+            // Compose files set what is left open to nothing.
+            Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
             Err(VarError::NotPresent) => Ok(None),
             Err(VarError::NotUnicode(_)) => Err(ConfigError::VariableNotUnicode(name)),
         };
@@ -292,10 +293,11 @@ impl ReleasedClientBuilder {
 }
 
 /// What is wrong with a client's configuration. None of the texts holds the secret.
-#[derive(Debug)]
+///
+/// `Debug` is the text, too: that is what a `main` prints that returns it.
 #[non_exhaustive]
 pub enum ConfigError {
-    /// This environment variable is not set.
+    /// This environment variable is not set, or empty.
     MissingVariable(&'static str),
     /// This environment variable is not Unicode.
     VariableNotUnicode(&'static str),
@@ -320,10 +322,13 @@ impl fmt::Display for ConfigError {
         match self {
             Self::MissingVariable(name) => write!(
                 f,
-                "the environment variable {name} is not set; its value is in Released's settings, under User verification"
+                "the environment variable {name} is not set, or empty; its value is in Released's settings, under User \
+                 verification"
             ),
             Self::VariableNotUnicode(name) => write!(f, "the environment variable {name} is not Unicode"),
-            Self::AccountId => f.write_str("the account id is empty or has control characters in it"),
+            Self::AccountId => {
+                f.write_str("the account id (RELEASED_ACCOUNT_ID) is empty or has control characters in it")
+            }
             Self::Secret(invalid) => invalid.fmt(f),
             Self::SecretFile(error) => error.fmt(f),
             Self::AmbiguousSecret => f.write_str(
@@ -339,6 +344,12 @@ impl fmt::Display for ConfigError {
                  (on Debian and Alpine: install the package ca-certificates)",
             ),
         }
+    }
+}
+
+impl fmt::Debug for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConfigError: {self}")
     }
 }
 
@@ -399,10 +410,27 @@ mod tests {
         assert!(error.to_string().contains("RELEASED_SHARED_SECRET"), "{error}");
         let error = from(&[ACCOUNT, ("RELEASED_SHARED_SECRET", " ")]).expect_err("an empty secret");
         assert!(matches!(error, ConfigError::Secret(InvalidSecret::Empty)));
-        let error = from(&[("RELEASED_ACCOUNT_ID", ""), SECRET]).expect_err("an empty account");
+        let error = from(&[("RELEASED_ACCOUNT_ID", " "), SECRET]).expect_err("an empty account");
         assert!(matches!(error, ConfigError::AccountId));
+        let error = from(&[ACCOUNT, SECRET, ("RELEASED_SHARED_SECRET_FILE", "/run/secret")]).expect_err("two secrets");
+        assert!(matches!(error, ConfigError::AmbiguousSecret));
         let error = from(&[ACCOUNT, SECRET, ("RELEASED_TOKEN_URL", "http://example.com")]).expect_err("plain http");
         assert!(matches!(error, ConfigError::Endpoint(InvalidEndpoint::PlainHttp)));
+    }
+
+    #[test]
+    fn a_main_that_returns_the_error_prints_what_to_do() {
+        let error = from(&[]).expect_err("nothing is set");
+        assert_eq!(format!("{error:?}"), format!("ConfigError: {error}"));
+    }
+
+    #[test]
+    fn an_empty_variable_is_one_that_is_not_set() {
+        let empty = |name| (name, "");
+        let local = ("RELEASED_TOKEN_URL", "http://127.0.0.1:1/token");
+        assert!(from(&[ACCOUNT, SECRET, empty("RELEASED_SHARED_SECRET_FILE"), local]).is_ok());
+        let error = from(&[ACCOUNT, empty("RELEASED_SHARED_SECRET")]).expect_err("no secret");
+        assert!(matches!(error, ConfigError::MissingVariable("RELEASED_SHARED_SECRET")));
     }
 
     #[test]

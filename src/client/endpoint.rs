@@ -68,14 +68,14 @@ pub enum InvalidEndpoint {
 impl fmt::Display for InvalidEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NotAUrl => "the token URL is not an absolute URL; it starts with https://",
-            Self::Scheme => "the token URL must be https",
+            Self::NotAUrl => "the token URL (RELEASED_TOKEN_URL) is not an absolute URL; it starts with https://",
+            Self::Scheme => "the token URL (RELEASED_TOKEN_URL) must start with https://",
             Self::PlainHttp => {
-                "the token URL must be https: plain http would show the shared secret to the network, so it is only \
+                "the token URL (RELEASED_TOKEN_URL) must be https: plain http would show the shared secret to the network, so it is only \
                  for 127.0.0.0/8, [::1] and localhost"
             }
-            Self::UserInfo => "the token URL must not have a user name or a password",
-            Self::QueryOrFragment => "the token URL must not have a query or a fragment",
+            Self::UserInfo => "the token URL (RELEASED_TOKEN_URL) must not have a user name or a password",
+            Self::QueryOrFragment => "the token URL (RELEASED_TOKEN_URL) must not have a query or a fragment",
         })
     }
 }

@@ -96,7 +96,7 @@ pub enum InvalidSecret {
 impl fmt::Display for InvalidSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Empty => "the shared secret is empty",
+            Self::Empty => "the shared secret (RELEASED_SHARED_SECRET) is empty",
             Self::ControlCharacter => {
                 "the shared secret has a control character in it, such as a line break; copy it again from Released"
             }
