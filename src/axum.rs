@@ -7,7 +7,7 @@ use std::pin::Pin;
 use axum_core::body::Body;
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, ORIGIN};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, ORIGIN};
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
 use serde::Serialize;
@@ -72,11 +72,11 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for PendingToken {
 }
 
 fn pending(parts: &Parts) -> Result<PendingToken, AuthTokenRejection> {
-    parts
-        .extensions
-        .get::<PendingToken>()
-        .cloned()
-        .ok_or_else(|| if skipped::here() { AuthTokenRejection::Skipped } else { AuthTokenRejection::MissingLayer })
+    match parts.extensions.get::<PendingToken>() {
+        Some(pending) => Ok(pending.clone()),
+        None if skipped::is_marked(&parts.extensions) => Err(AuthTokenRejection::Skipped),
+        None => Err(AuthTokenRejection::MissingLayer),
+    }
 }
 
 impl IntoResponse for AuthTokenRejection {
@@ -85,7 +85,7 @@ impl IntoResponse for AuthTokenRejection {
             warn!("a handler asked for an auth token that it cannot have: {self}");
         }
         let mut response = (self.status(), self.body_text()).into_response();
-        self.insert_retry_after(response.headers_mut());
+        self.insert_headers(response.headers_mut());
         response
     }
 }
@@ -259,13 +259,15 @@ fn nobody_or_error(status: StatusCode) -> Result<Option<User>, BoxError> {
 /// | `200 {"token": "…", "expires_in": 119}` | whole seconds left; not an absolute time, because browsers' clocks lie |
 /// | `401 {"error": "…"}` | nobody is signed in |
 /// | `403 {"error": "…"}` | another site called (`Sec-Fetch-Site`, or else `Origin` against `Host`) |
+/// | `405 {"error": "…"}` | it was not `POST` |
 /// | `502`, `503`, `504 {"error": "…"}` | Released is failing, see [`AuthTokenRejection::status`] |
 /// | `500 {"error": "…"}` | something is wrong at this end |
 ///
 /// No cache keeps an answer: each says `no-store`.
 ///
 /// Give it a layer of its own with [`MintTiming::OnExtraction`](crate::MintTiming::OnExtraction), so that nothing is minted
-/// for what it refuses, and without the filter [`navigations`](crate::navigations): what a script fetches is none.
+/// for what it refuses; without the filter [`navigations`](crate::navigations), because what a script fetches is none; and
+/// without `reject_without_token`, which would answer first, and without JSON.
 ///
 /// # Example
 ///
@@ -282,7 +284,9 @@ fn nobody_or_error(status: StatusCode) -> Result<Option<User>, BoxError> {
 /// ```
 pub async fn token_endpoint(mut parts: Parts) -> Response {
     if parts.method != Method::POST {
-        return no_store(StatusCode::METHOD_NOT_ALLOWED, &Failure { error: "Only POST is answered." });
+        let mut response = no_store(StatusCode::METHOD_NOT_ALLOWED, &Failure { error: "Only POST is answered." });
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+        return response;
     }
     if is_cross_site(&parts) {
         return no_store(StatusCode::FORBIDDEN, &Failure { error: "Another site may not ask for a token." });
@@ -294,7 +298,7 @@ pub async fn token_endpoint(mut parts: Parts) -> Response {
         }
         Err(rejection) => {
             let mut response = no_store(rejection.status(), &Failure { error: &rejection.body_text() });
-            rejection.insert_retry_after(response.headers_mut());
+            rejection.insert_headers(response.headers_mut());
             response
         }
     }
@@ -322,19 +326,25 @@ fn no_store(status: StatusCode, body: &impl Serialize) -> Response {
     response
 }
 
-/// Whether a browser says that a page of another site sent this. Callers that are no browsers say nothing, and carry
-/// nobody's cookies.
+/// Whether a browser says that a page of another site sent this, or says nothing that makes sense. Callers that are no
+/// browsers say nothing at all, and carry nobody's cookies.
+///
+/// Browsers without fetch metadata tell only whether the origin is the same, so there, sibling hosts are refused.
 fn is_cross_site(parts: &Parts) -> bool {
     const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-    if let Some(site) = parts.headers.get(SEC_FETCH_SITE) {
-        return site == "cross-site";
+    let mut sites = parts.headers.get_all(SEC_FETCH_SITE).iter();
+    if let Some(site) = sites.next() {
+        return sites.next().is_some() || !["same-origin", "same-site", "none"].iter().any(|good| site == good);
     }
     let Some(origin) = parts.headers.get(ORIGIN) else { return false };
     let host = match parts.uri.authority() {
         Some(authority) => Some(authority.as_str()),
         None => parts.headers.get(HOST).and_then(|host| host.to_str().ok()),
     };
-    // `Origin: null` has no authority and is of no site.
-    let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_scheme, authority)| authority);
-    !matches!((origin, host), (Some(origin), Some(host)) if origin.eq_ignore_ascii_case(host))
+    // `Origin: null` has no scheme, and is of no site.
+    let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+    let (Some((scheme, origin)), Some(host)) = (origin, host) else { return true };
+    // Browsers leave a scheme's own port out, some proxies add it.
+    let own_port = if scheme == "https" { ":443" } else { ":80" };
+    !origin.eq_ignore_ascii_case(host.strip_suffix(own_port).unwrap_or(host))
 }

@@ -1,28 +1,20 @@
 //! Keeps a page with a token out of every cache.
 
-use http::header::CACHE_CONTROL;
+use http::header::{CACHE_CONTROL, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue};
 
-use crate::rejection::is_grpc;
+use crate::rejection::has_grpc_content;
 use crate::telemetry::warn;
 
 /// Headers that a cache could go by although `Cache-Control` says no: validators, HTTP/1.0's expiry, and what CDNs and
-/// proxies heed in its stead (RFC 9213, Edge Architecture, nginx).
-const REMOVED: &[&str] = &[
-    "etag",
-    "last-modified",
-    "expires",
-    "cdn-cache-control",
-    "cloudflare-cdn-cache-control",
-    "surrogate-control",
-    "vercel-cdn-cache-control",
-    "x-accel-expires",
-];
+/// proxies heed in its stead (Edge Architecture, Akamai, nginx). `CDN-Cache-Control` and what is called after it (RFC 9213,
+/// section 3.1) go by their end.
+const REMOVED: &[&str] = &["etag", "last-modified", "expires", "surrogate-control", "edge-control", "x-accel-expires"];
 
 /// Says `private, no-store`, and removes what says otherwise.
 pub(crate) fn forbid(headers: &mut HeaderMap) {
     // Nothing caches gRPC, and its clients would see the header as metadata.
-    if is_grpc(headers) {
+    if has_grpc_content(headers) {
         return;
     }
     if headers.get_all(CACHE_CONTROL).iter().any(asks_for_shared_caching) {
@@ -31,6 +23,16 @@ pub(crate) fn forbid(headers: &mut HeaderMap) {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     for name in REMOVED {
         headers.remove(*name);
+    }
+    while let Some(name) = headers.keys().find(|name| name.as_str().ends_with("-cache-control")).cloned() {
+        headers.remove(name);
+    }
+}
+
+/// Asks for the whole page: the browser may have kept one from before the person signed in, and a 304 would show it again.
+pub(crate) fn make_unconditional(headers: &mut HeaderMap) {
+    for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_RANGE, RANGE] {
+        headers.remove(name);
     }
 }
 

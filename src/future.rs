@@ -32,8 +32,8 @@ pin_project! {
         Passing { #[pin] inner: F },
         // The handler waits for the token.
         Minting { mint: Mint, waiting: Option<Waiting<S, B>>, policy: P },
-        // The handler runs. Fields are dropped in this order: what waits for the mint goes before what cancels it.
-        Responding { #[pin] inner: F, driver: Option<Driver>, pending: CancelOnDrop },
+        // The handler runs, and the mint beside it if it is to be driven.
+        Responding { #[pin] inner: F, pending: CancelOnDrop, drives: bool },
     }
 }
 
@@ -42,8 +42,6 @@ struct Waiting<S, B> {
     service: S,
     request: Request<B>,
 }
-
-type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl<S, B, F, P> ResponseFuture<S, B, F, P> {
     pub(crate) fn passing(inner: F) -> Self {
@@ -54,13 +52,8 @@ impl<S, B, F, P> ResponseFuture<S, B, F, P> {
         Self { state: State::Minting { mint, waiting: Some(Waiting { service, request }), policy }, cache_control }
     }
 
-    pub(crate) fn responding(
-        inner: F,
-        pending: PendingToken,
-        driver: Option<Driver>,
-        cache_control: CacheControl,
-    ) -> Self {
-        Self { state: State::Responding { inner, pending: CancelOnDrop(Some(pending)), driver }, cache_control }
+    pub(crate) fn responding(inner: F, pending: PendingToken, drives: bool, cache_control: CacheControl) -> Self {
+        Self { state: State::Responding { inner, pending: CancelOnDrop(Some(pending)), drives }, cache_control }
     }
 }
 
@@ -81,22 +74,19 @@ where
                     log_failure(&outcome);
                     let Waiting { mut service, mut request } = waiting.take().expect("polled after completion");
                     if let Some(rejection) = why_there_is_none(&outcome) {
-                        if let Some(answer) = policy.answer(request.headers(), &rejection) {
+                        if let Some(answer) = policy.answer(request.method(), request.headers(), &rejection) {
                             return Poll::Ready(Ok(answer));
                         }
                     }
                     let pending = hand_over(outcome, &mut request);
                     let inner = service.call(request);
-                    this.state.set(State::Responding { inner, pending: CancelOnDrop(Some(pending)), driver: None });
+                    this.state.set(State::Responding { inner, pending: CancelOnDrop(Some(pending)), drives: false });
                 }
-                StateProjection::Responding { inner, pending, driver } => {
-                    if let Some(running) = driver {
-                        if running.as_mut().poll(cx).is_ready() {
-                            *driver = None;
-                        }
+                StateProjection::Responding { inner, pending, drives } => {
+                    if let (true, Some(pending)) = (*drives, &pending.0) {
+                        *drives = pending.poll(cx).is_pending();
                     }
                     let mut result = ready!(inner.poll(cx));
-                    *driver = None;
                     if let (Some(pending), Ok(response)) = (pending.0.take(), &mut result) {
                         if *this.cache_control == CacheControl::NoStore && pending.may_be_in_the_response() {
                             cache::forbid(response.headers_mut());
@@ -126,6 +116,7 @@ fn hand_over<B>(outcome: Outcome, request: &mut Request<B>) -> PendingToken {
         request.extensions_mut().insert(token);
         // Nobody can tell whether the plain token is read.
         pending.mark_handed_out();
+        cache::make_unconditional(request.headers_mut());
     }
     request.extensions_mut().insert(pending.clone());
     pending

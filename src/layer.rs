@@ -3,7 +3,7 @@
 use std::fmt;
 
 use http::request::Parts;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Method, Response};
 use tower::Layer;
 
 use crate::filter::unless_useless;
@@ -59,7 +59,7 @@ impl<M, R, F, P> ReleasedTokenLayer<M, R, F, P> {
     /// Chooses when the token is minted; [`MintTiming::BeforeHandler`] if never called.
     pub fn timing(self, timing: MintTiming) -> ReleasedTokenLayer<M, R, F, FailOpenAt>
     where
-        P: Undecided,
+        P: CanBeTimed,
     {
         self.with_policy(FailOpenAt(timing))
     }
@@ -69,13 +69,16 @@ impl<M, R, F, P> ReleasedTokenLayer<M, R, F, P> {
     /// Nobody signed in gives a 401, Released out of reach a 503 with `Retry-After`, Released too slow a 504, an answer
     /// of Released that makes no sense a 502, and everything that is wrong at this end a 500. Requests of
     /// `application/grpc*` get a gRPC status instead: `UNAUTHENTICATED`, `UNAVAILABLE`, `DEADLINE_EXCEEDED`,
-    /// `INTERNAL`. What the filter passes over goes on to the handler.
+    /// `INTERNAL`.
+    ///
+    /// This is no access control: what the filter passes over goes on to the handler, and it goes by headers that a
+    /// client may choose. With `.mint_when(always)` nothing is passed over.
     ///
     /// The token must be there before the handler starts, so this is instead of [`timing`](Self::timing), and the
     /// response's body must have a `Default`, which is empty in every framework.
     pub fn reject_without_token(self) -> ReleasedTokenLayer<M, R, F, FailClosed>
     where
-        P: Undecided,
+        P: CanReject,
     {
         self.with_policy(FailClosed)
     }
@@ -144,6 +147,10 @@ pub enum CacheControl {
     /// `Cache-Control: private, no-store`, and no `ETag`, `Last-Modified`, `Expires` or directions to CDNs: a cache that
     /// kept the page would serve one person's token to others. A handler's own `public` or `s-maxage` is overridden,
     /// with a `tracing` event. gRPC responses are left alone.
+    ///
+    /// With [`MintTiming::BeforeHandler`], a request with a token also loses its conditions (`If-None-Match` and the
+    /// like), so that no 304 brings back a page from before the person signed in. With the other timings nobody knows in
+    /// time, so let a page have no `ETag` if it is another one for people who are signed in.
     #[default]
     NoStore,
     /// Whatever the handler set. Choose it only where nothing between the handler and the person caches.
@@ -162,17 +169,29 @@ pub struct FailOpenAt(MintTiming);
 #[derive(Clone, Copy, Debug)]
 pub struct FailClosed;
 
-/// A layer for which neither [`timing`](ReleasedTokenLayer::timing) nor
-/// [`reject_without_token`](ReleasedTokenLayer::reject_without_token) was chosen yet. They exclude each other.
+/// A layer that may be told when to mint; see [`ReleasedTokenLayer::timing`].
 #[diagnostic::on_unimplemented(
-    message = "`.timing(..)` and `.reject_without_token()` exclude each other",
-    label = "this layer has one of them already",
-    note = "a layer that answers in the handler's place must have the token before the handler starts, so with \
-            `.reject_without_token()` it always mints before: leave `.timing(..)` out"
+    message = "a layer with `.reject_without_token()` cannot have a `.timing(..)`",
+    label = "this layer rejects requests without a token",
+    note = "it answers in the handler's place, so it always mints before the handler: leave `.timing(..)` out"
 )]
-pub trait Undecided {}
+pub trait CanBeTimed {}
 
-impl Undecided for FailOpen {}
+impl CanBeTimed for FailOpen {}
+
+impl CanBeTimed for FailOpenAt {}
+
+/// A layer that may be told to answer in the handler's place; see [`ReleasedTokenLayer::reject_without_token`].
+#[diagnostic::on_unimplemented(
+    message = "a layer with a `.timing(..)` cannot `.reject_without_token()`",
+    label = "this layer has a timing of its own",
+    note = "to answer in the handler's place it always mints before the handler: leave `.timing(..)` out"
+)]
+pub trait CanReject {}
+
+impl CanReject for FailOpen {}
+
+impl CanReject for FailClosed {}
 
 /// What a layer does for a request that gets no token, and when it knows. `B` is the response's body.
 #[diagnostic::on_unimplemented(
@@ -183,8 +202,8 @@ pub trait TokenPolicy<B> {
     /// When the token is minted.
     fn timing(&self) -> MintTiming;
 
-    /// The answer in the handler's place to a request with these headers, if there is to be one.
-    fn answer(&self, request: &HeaderMap, rejection: &AuthTokenRejection) -> Option<Response<B>>;
+    /// The answer in the handler's place to a request with this head, if there is to be one.
+    fn answer(&self, method: &Method, headers: &HeaderMap, rejection: &AuthTokenRejection) -> Option<Response<B>>;
 }
 
 impl<B> TokenPolicy<B> for FailOpen {
@@ -192,7 +211,7 @@ impl<B> TokenPolicy<B> for FailOpen {
         MintTiming::BeforeHandler
     }
 
-    fn answer(&self, _: &HeaderMap, _: &AuthTokenRejection) -> Option<Response<B>> {
+    fn answer(&self, _: &Method, _: &HeaderMap, _: &AuthTokenRejection) -> Option<Response<B>> {
         None
     }
 }
@@ -202,7 +221,7 @@ impl<B> TokenPolicy<B> for FailOpenAt {
         self.0
     }
 
-    fn answer(&self, _: &HeaderMap, _: &AuthTokenRejection) -> Option<Response<B>> {
+    fn answer(&self, _: &Method, _: &HeaderMap, _: &AuthTokenRejection) -> Option<Response<B>> {
         None
     }
 }
@@ -212,7 +231,7 @@ impl<B: Default> TokenPolicy<B> for FailClosed {
         MintTiming::BeforeHandler
     }
 
-    fn answer(&self, request: &HeaderMap, rejection: &AuthTokenRejection) -> Option<Response<B>> {
-        Some(rejection.response(request))
+    fn answer(&self, method: &Method, headers: &HeaderMap, rejection: &AuthTokenRejection) -> Option<Response<B>> {
+        Some(rejection.response(method, headers))
     }
 }

@@ -31,6 +31,8 @@ mod user;
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub use crate::axum::{ExtractedUser, NowOrBoxed, from_extractor, token_endpoint};
+#[cfg(all(fuzzing, feature = "client"))]
+pub use crate::client::fuzzing;
 #[cfg(feature = "client")]
 #[cfg_attr(docsrs, doc(cfg(feature = "client")))]
 pub use crate::client::{
@@ -40,7 +42,9 @@ pub use crate::client::{
 pub use crate::error::{MintError, MintErrorKind};
 pub use crate::filter::{always, navigations, unless_useless};
 pub use crate::future::ResponseFuture;
-pub use crate::layer::{CacheControl, FailClosed, FailOpen, FailOpenAt, MintTiming, ReleasedTokenLayer, TokenPolicy};
+pub use crate::layer::{
+    CacheControl, CanBeTimed, CanReject, FailClosed, FailOpen, FailOpenAt, MintTiming, ReleasedTokenLayer, TokenPolicy,
+};
 pub use crate::pending::PendingToken;
 pub use crate::rejection::AuthTokenRejection;
 pub use crate::resolver::{

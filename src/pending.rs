@@ -1,11 +1,11 @@
 //! The promise of a token, one to a request.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-use tokio::sync::{Mutex, OnceCell};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use crate::error::{MintError, MintErrorKind};
 use crate::telemetry::warn;
@@ -20,7 +20,7 @@ pub(crate) type Mint = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 /// The token of one request, minted or not yet.
 ///
 /// The layer puts it into the request's extensions whatever the [`MintTiming`](crate::MintTiming). All clones share one
-/// mint: whoever awaits [`get`](Self::get) first drives it, everybody gets its result.
+/// mint: whoever awaits [`get`](Self::get) drives it, and everybody gets its result.
 ///
 /// # Example
 ///
@@ -46,27 +46,32 @@ pub struct PendingToken {
 }
 
 struct Shared {
-    outcome: OnceCell<Outcome>,
-    // Locked only by whoever holds the permit of `outcome`, so nobody ever waits for the lock; it lends the mint
-    // out instead of giving it away, so that a mint survives the waiter that drove it.
-    mint: Mutex<Option<Mint>>,
+    outcome: OnceLock<Outcome>,
+    // Locked for one poll at a time. A lock that is held from the first poll to the last, such as the permit of tokio's
+    // `OnceCell`, would let a waiter that is not polled any more stop all the others.
+    running: Mutex<Option<Running>>,
     handed_out: AtomicBool,
+}
+
+struct Running {
+    mint: Mint,
+    waiters: Arc<Waiters>,
 }
 
 impl PendingToken {
     /// The promise of what `mint` will yield. Nothing happens before somebody asks.
     pub(crate) fn new(mint: Mint) -> Self {
-        Self::with(OnceCell::new(), Some(mint))
+        Self::with(OnceLock::new(), Some(Running { mint, waiters: Arc::default() }))
     }
 
     /// The promise of what is known already.
     pub(crate) fn kept(outcome: Outcome) -> Self {
-        Self::with(OnceCell::from(outcome), None)
+        Self::with(OnceLock::from(outcome), None)
     }
 
-    fn with(outcome: OnceCell<Outcome>, mint: Option<Mint>) -> Self {
+    fn with(outcome: OnceLock<Outcome>, running: Option<Running>) -> Self {
         let handed_out = AtomicBool::new(false);
-        Self { shared: Arc::new(Shared { outcome, mint: Mutex::new(mint), handed_out }) }
+        Self { shared: Arc::new(Shared { outcome, running: Mutex::new(running), handed_out }) }
     }
 
     /// Waits for the token; `Ok(None)` if nobody is signed in.
@@ -75,45 +80,66 @@ impl PendingToken {
     ///
     /// # Errors
     ///
-    /// Why there is no token although somebody is signed in.
+    /// Why there is no token although somebody is signed in. If the request was dropped before its mint was done, that is
+    /// [`MintErrorKind::Interrupted`].
     ///
     /// # Cancel safety
     ///
-    /// Dropping this future loses nothing: the mint goes on where it was, driven by the next who asks or asked. But
-    /// a future that is neither polled nor dropped may hold the mint up for the others.
+    /// Dropping this future, or leaving it alone half way, neither loses the mint nor holds up others who ask: it goes
+    /// on where it was when the next one does.
     pub async fn get(&self) -> Result<Option<AuthToken>, MintError> {
-        let outcome = self.outcome().await;
+        let outcome = poll_fn(|cx| self.poll(cx)).await;
         if matches!(outcome, Ok(Some(_))) {
             self.mark_handed_out();
         }
         outcome.clone()
     }
 
-    /// Runs the mint without asking for its result.
-    pub(crate) async fn drive(self) {
-        self.outcome().await;
-    }
-
-    async fn outcome(&self) -> &Outcome {
-        self.shared.outcome.get_or_init(|| self.run()).await
-    }
-
-    async fn run(&self) -> Outcome {
-        let mut slot = self.shared.mint.lock().await;
-        let Some(mint) = slot.as_mut() else {
-            return Err(MintError::new(MintErrorKind::Interrupted));
+    /// Drives the mint, and tells how it ended.
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<&Outcome> {
+        if let Some(outcome) = self.shared.outcome.get() {
+            return Poll::Ready(outcome);
+        }
+        let mut slot = self.running();
+        let Some(running) = slot.as_mut() else {
+            drop(slot);
+            // Done in the meantime. Or it panicked under somebody else's poll, and will never be.
+            return Poll::Ready(self.shared.outcome.get_or_init(interrupted));
         };
-        let outcome = mint.await;
-        *slot = None;
+        running.waiters.add(cx.waker());
+        let wake_all = Waker::from(Arc::clone(&running.waiters));
+        let outcome = ready!(running.mint.as_mut().poll(&mut Context::from_waker(&wake_all)));
         log_failure(&outcome);
+        Poll::Ready(self.finish(slot, outcome))
+    }
+
+    /// Drops the mint, and with it its connection, if it is not done. Whoever still waits is told so.
+    pub(crate) fn cancel(&self) {
+        let slot = self.running();
+        if slot.is_some() {
+            self.finish(slot, interrupted());
+        }
+    }
+
+    fn finish(&self, mut slot: MutexGuard<'_, Option<Running>>, outcome: Outcome) -> &Outcome {
+        let outcome = self.shared.outcome.get_or_init(|| outcome);
+        let running = slot.take();
+        // What is woken or dropped must not find the lock held.
+        drop(slot);
+        if let Some(Running { mint, waiters }) = running {
+            drop(mint);
+            waiters.wake_all();
+        }
         outcome
     }
 
-    /// Drops the mint, and with it its connection, unless somebody is waiting for it right now.
-    pub(crate) fn cancel(&self) {
-        if let Ok(mut mint) = self.shared.mint.try_lock() {
-            *mint = None;
-        }
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.shared.running.lock().unwrap_or_else(|poisoned| {
+            // The mint panicked, so it cannot go on.
+            let mut slot = PoisonError::into_inner(poisoned);
+            *slot = None;
+            slot
+        })
     }
 
     pub(crate) fn mark_handed_out(&self) {
@@ -129,6 +155,44 @@ impl PendingToken {
             }
         }
     }
+}
+
+/// Everybody who waits for one mint: whoever polled it last may not be the one who is there to poll it next.
+#[derive(Default)]
+struct Waiters(Mutex<Vec<Waker>>);
+
+impl Waiters {
+    fn add(&self, waker: &Waker) {
+        let mut wakers = self.wakers();
+        if !wakers.iter().any(|known| known.will_wake(waker)) {
+            wakers.push(waker.clone());
+        }
+    }
+
+    fn wake_all(&self) {
+        let wakers = std::mem::take(&mut *self.wakers());
+        for waker in wakers {
+            waker.wake();
+        }
+    }
+
+    fn wakers(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Wake for Waiters {
+    fn wake(self: Arc<Self>) {
+        self.wake_all();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.wake_all();
+    }
+}
+
+fn interrupted() -> Outcome {
+    Err(MintError::new(MintErrorKind::Interrupted))
 }
 
 /// Says that a page goes on without its token. Here, because every mint's result comes by once.

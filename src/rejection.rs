@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HeaderName, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
 use crate::error::{MintError, MintErrorKind};
 
@@ -64,10 +64,11 @@ impl AuthTokenRejection {
         }
     }
 
-    /// The answer, without a text, to a request with these headers: gRPC clients get gRPC's form of it.
-    pub(crate) fn response<B: Default>(&self, request: &HeaderMap) -> Response<B> {
+    /// The answer, without a text, to a request with this head: gRPC clients get gRPC's form of it.
+    pub(crate) fn response<B: Default>(&self, method: &Method, request: &HeaderMap) -> Response<B> {
         let mut response = Response::new(B::default());
-        if is_grpc(request) {
+        // A browser that says it speaks gRPC must not get a page with status 200, which somebody could keep.
+        if *method == Method::POST && has_grpc_content(request) {
             // A response of trailers only (gRPC over HTTP/2, "Responses"): the status in the headers, and no body.
             let headers = response.headers_mut();
             if let Some(content_type) = request.get(CONTENT_TYPE) {
@@ -77,15 +78,17 @@ impl AuthTokenRejection {
             headers.insert(GRPC_MESSAGE, HeaderValue::from_static(self.client_text()));
         } else {
             *response.status_mut() = self.status();
-            self.insert_retry_after(response.headers_mut());
+            self.insert_headers(response.headers_mut());
         }
         response
     }
 
-    pub(crate) fn insert_retry_after(&self, headers: &mut HeaderMap) {
+    /// The headers of an answer over HTTP. Some caches keep errors, too.
+    pub(crate) fn insert_headers(&self, headers: &mut HeaderMap) {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(delay) = self.retry_after() {
             // Rounded up, or clients come back too early.
-            let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
+            let seconds = delay.as_secs().saturating_add(u64::from(delay.subsec_nanos() > 0));
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
     }
@@ -176,6 +179,9 @@ impl Failure {
 }
 
 /// Whether this is the head of a gRPC message: `application/grpc`, `application/grpc+proto`, `application/grpc-web`.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+pub(crate) fn has_grpc_content(headers: &HeaderMap) -> bool {
+    const GRPC: &str = "application/grpc";
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    content_type.get(..GRPC.len()).is_some_and(|start| start.eq_ignore_ascii_case(GRPC))
+        && matches!(content_type.as_bytes().get(GRPC.len()), None | Some(b'+' | b'-' | b';' | b' '))
 }

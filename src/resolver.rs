@@ -79,7 +79,7 @@ impl<R: UserResolver + ?Sized> UserResolver for Arc<R> {
 /// like.
 ///
 /// `None` is nobody, and any error that is `Into<BoxError>` will do, [`InvalidUser`](crate::InvalidUser) among them.
-/// Implement it for your own type if many resolvers return it.
+/// Implement it for your own type if many resolvers return it, which for `from_extractor` goes into an `Option`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say who is signed in",
     label = "expected a `User`, or an `Option` or `Result` of one",

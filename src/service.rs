@@ -14,6 +14,7 @@ use crate::future::ResponseFuture;
 use crate::layer::{MintTiming, ReleasedTokenLayer, TokenPolicy};
 use crate::pending::{Mint, PendingToken};
 use crate::resolver::UserResolver;
+use crate::skipped;
 use crate::token::AuthToken;
 use crate::user::{InvalidUser, User};
 
@@ -45,9 +46,12 @@ where
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
         if !(self.layer.filter)(&parts) {
+            skipped::mark(&mut parts.extensions);
             return ResponseFuture::passing(self.inner.call(Request::from_parts(parts, body)));
         }
 
+        // Of a layer further out, and perhaps for somebody else.
+        parts.extensions.remove::<AuthToken>();
         let mint = self.layer.mint(&parts);
         let cache_control = self.layer.cache_control;
         match self.layer.policy.timing() {
@@ -58,18 +62,12 @@ where
                 let request = Request::from_parts(parts, body);
                 ResponseFuture::minting(mint, request, ready, self.layer.policy.clone(), cache_control)
             }
-            MintTiming::AlongsideHandler => {
+            timing @ (MintTiming::AlongsideHandler | MintTiming::OnExtraction) => {
                 let pending = PendingToken::new(mint);
                 parts.extensions.insert(pending.clone());
                 let inner = self.inner.call(Request::from_parts(parts, body));
-                let driver = Box::pin(pending.clone().drive());
-                ResponseFuture::responding(inner, pending, Some(driver), cache_control)
-            }
-            MintTiming::OnExtraction => {
-                let pending = PendingToken::new(mint);
-                parts.extensions.insert(pending.clone());
-                let inner = self.inner.call(Request::from_parts(parts, body));
-                ResponseFuture::responding(inner, pending, None, cache_control)
+                let drives = timing == MintTiming::AlongsideHandler;
+                ResponseFuture::responding(inner, pending, drives, cache_control)
             }
         }
     }

@@ -1,9 +1,16 @@
-//! Tells extractors that a layer is there although it put nothing into the request.
+//! Tells extractors that a layer is there although its filter passed the request over.
 //!
-//! A marker in the request's extensions would cost a request that the filter passes over two allocations. The inner
-//! future is polled inside of [`scope`] instead, and an extractor runs while it is polled.
+//! The first entry in a request's extensions costs two allocations, which such a request is to be spared. So there is a
+//! [`mark`] only beside other entries, and the inner future is polled inside of [`scope`], where an extractor runs, unless
+//! something in between has put the handler into a task of its own.
 
 use std::cell::Cell;
+
+use http::Extensions;
+
+/// An entry without a size, which is not allocated for.
+#[derive(Clone)]
+struct Skipped;
 
 thread_local! {
     static SKIPPED: Cell<bool> = const { Cell::new(false) };
@@ -15,10 +22,17 @@ pub(crate) fn scope<T>(poll: impl FnOnce() -> T) -> T {
     poll()
 }
 
-/// Whether the filter of a layer passed over the request whose future is being polled.
+/// Leaves a mark where it costs nothing.
+pub(crate) fn mark(extensions: &mut Extensions) {
+    if !extensions.is_empty() {
+        extensions.insert(Skipped);
+    }
+}
+
+/// Whether the filter of a layer passed over the request with these extensions, or the one whose future is being polled.
 #[cfg(feature = "axum")]
-pub(crate) fn here() -> bool {
-    SKIPPED.get()
+pub(crate) fn is_marked(extensions: &Extensions) -> bool {
+    SKIPPED.get() || extensions.get::<Skipped>().is_some()
 }
 
 /// Also on a panic, which would else mark whatever the thread polls next.

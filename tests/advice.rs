@@ -24,13 +24,11 @@ const ADVICE: &[(&str, &[&str])] = &[
         "resolver_fn_no_user",
         &["neither now nor later", "expected a `User`, an `Option` or `Result` of one, or a future"],
     ),
-    ("borrowing_future", &["lifetime may not live long enough", "returning this value requires"]),
     ("not_a_minter", &["`&str` does not mint", "give the layer a `ReleasedClient`"]),
     ("missing_feature", &["the item is gated behind the `axum` feature"]),
-    (
-        "strict_and_timed",
-        &["`.timing(..)` and `.reject_without_token()` exclude each other", "leave `.timing(..)` out"],
-    ),
+    ("timed_and_strict", &["a layer with a `.timing(..)` cannot `.reject_without_token()`", "leave `.timing(..)` out"]),
+    ("strict_and_timed", &["a layer with `.reject_without_token()` cannot have a `.timing(..)`"]),
+    ("a_result_is_no_minter", &["does not mint", "Then `?` is missing"]),
 ];
 
 /// A line of `cargo check --message-format=json`.

@@ -3,6 +3,9 @@
 //! With `RELEASED_ACCOUNT_ID` and `RELEASED_SHARED_SECRET` set it talks to Released (or to `RELEASED_TOKEN_URL`), for
 //! the portal of `RELEASED_CHANNEL_ID`. Without, it starts a fake of Released in the process. `PORT` is 3000 by default.
 
+// The address must be seen whatever is logged.
+#![allow(clippy::print_stdout)]
+
 mod site;
 
 use std::env;
@@ -11,7 +14,7 @@ use std::error::Error;
 use tokio::net::TcpListener;
 use tower_released::ReleasedClient;
 use tower_released::testing::FakeReleased;
-use tracing::info;
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::site::{Portal, site};
@@ -22,7 +25,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_env_filter(filter).init();
 
     // The fake must live as long as the site does.
-    let fake = if is_set("RELEASED_ACCOUNT_ID") && is_set("RELEASED_SHARED_SECRET") {
+    let fake = if is_set("RELEASED_ACCOUNT_ID") || is_set("RELEASED_SHARED_SECRET") {
         None
     } else {
         Some(FakeReleased::start().await?)
@@ -31,6 +34,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         None => {
             info!("minting with the account of RELEASED_ACCOUNT_ID");
             let channel_id = env::var("RELEASED_CHANNEL_ID").unwrap_or_default();
+            if channel_id.is_empty() {
+                warn!("RELEASED_CHANNEL_ID is not set, so the embed has no portal to show");
+            }
             (ReleasedClient::from_env()?, Portal::of_released(channel_id))
         }
         Some(fake) => {
@@ -42,9 +48,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     };
 
-    let port = env::var("PORT").map_or(Ok(3000), |port| port.parse::<u16>())?;
-    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
-    info!("the demo is at http://localhost:{}", listener.local_addr()?.port());
+    let port = match env::var("PORT") {
+        Ok(port) => port.parse::<u16>().map_err(|_| format!("PORT is {port:?}, which is no port"))?,
+        Err(_) => 3000,
+    };
+    let listener = TcpListener::bind(("127.0.0.1", port))
+        .await
+        .map_err(|error| format!("port {port} cannot be opened: {error}; set PORT to another one"))?;
+    println!("The demo is at http://localhost:{}", listener.local_addr()?.port());
     axum::serve(listener, site(released, portal)).with_graceful_shutdown(interrupted()).await?;
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use axum::extract::{Form, Request, State};
 use axum::http::header::{COOKIE, SET_COOKIE};
+use axum::http::request::Parts;
 use axum::middleware::{Next, from_fn};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
@@ -11,7 +12,7 @@ use axum::{Extension, Router};
 use serde::Deserialize;
 use tower_released::testing::FakeReleased;
 use tower_released::{
-    AuthToken, AuthTokenRejection, ReleasedClient, ReleasedTokenLayer, User, from_extension, token_endpoint,
+    AuthToken, AuthTokenRejection, MintTiming, ReleasedClient, ReleasedTokenLayer, User, from_extension, token_endpoint,
 };
 use tracing::info;
 
@@ -38,15 +39,17 @@ pub(crate) fn site(released: ReleasedClient, portal: Portal) -> Router {
         User::new(user.id, user.email)
             .map(|vouched_for| vouched_for.with_name(user.name).with_avatar_url(user.avatar_url))
     };
-    let with_token = Router::new()
-        .route("/", get(roadmap))
-        .route("/api/released-token", post(token_endpoint))
-        .layer(ReleasedTokenLayer::new(released, from_extension(user_of)));
+    let layer = ReleasedTokenLayer::new(released, from_extension(user_of));
+    let pages = Router::new().route("/", get(roadmap)).route_layer(layer.clone());
+    // What the endpoint refuses is not minted for.
+    let api =
+        Router::new().route("/api/released-token", post(api_token)).route_layer(layer.timing(MintTiming::OnExtraction));
 
     Router::new()
         .route("/about", get(about))
         .route("/sign-in", post(sign_in))
-        .merge(with_token)
+        .merge(pages)
+        .merge(api)
         // Outermost, so that the resolver finds who is signed in.
         .layer(from_fn(authenticate))
         .with_state(portal)
@@ -84,6 +87,13 @@ async fn roadmap(
         endpoint = include_str!("endpoint.html"),
     );
     page(&portal, user.as_deref(), "Roadmap", &body)
+}
+
+/// The endpoint, and a line in the log.
+async fn api_token(parts: Parts) -> Response {
+    let response = token_endpoint(parts).await;
+    info!("the token endpoint answered {}", response.status().as_u16());
+    response
 }
 
 /// A page without an embed. It is outside of the layer, so nothing is minted for it.

@@ -17,7 +17,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status};
 use tower_released::testing::FakeReleased;
-use tower_released::{AuthToken, ReleasedClient, ReleasedTokenLayer, User, resolver_fn};
+use tower_released::{AuthToken, ReleasedClient, ReleasedTokenLayer, User, always, resolver_fn};
 use tracing::info;
 
 use crate::roadmap::roadmap_client::RoadmapClient;
@@ -29,7 +29,7 @@ struct Portals;
 #[tonic::async_trait]
 impl Roadmap for Portals {
     async fn portal(&self, request: Request<PortalRequest>) -> Result<Response<PortalReply>, Status> {
-        // `reject_without_token` keeps requests without a token from coming here.
+        // With `reject_without_token` and the filter `always`, no request comes here without one.
         let token = request.extensions().get::<AuthToken>().ok_or_else(|| Status::internal("no ReleasedTokenLayer"))?;
         Ok(Response::new(PortalReply { channel_id: "demo".to_owned(), auth_token: Some(token.to_string()) }))
     }
@@ -47,7 +47,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let id = parts.headers.get("x-user")?.to_str().ok()?;
         Some(User::new(id, format!("{id}@example.com")))
     });
-    let layer = ReleasedTokenLayer::new(released, signed_in).reject_without_token();
+    let layer = ReleasedTokenLayer::new(released, signed_in).mint_when(always).reject_without_token();
 
     let port = env::var("PORT").map_or(Ok(50051), |port| port.parse::<u16>())?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;

@@ -38,6 +38,30 @@ pub use self::secret::{InvalidSecret, SharedSecret};
 pub use self::source::{SecretFile, SecretFileError, SecretSource};
 pub use self::wire::TokenApi;
 
+/// The parts that read what others wrote, for the fuzz targets.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    use std::time::{Duration, SystemTime};
+
+    use crate::error::MintError;
+    use crate::token::AuthToken;
+
+    /// Reads a successful answer.
+    pub fn parse_reply(body: &[u8]) -> Result<AuthToken, MintError> {
+        super::wire::parse_reply(body)
+    }
+
+    /// Reads a `Retry-After`.
+    pub fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+        super::retry_after::parse(value, now)
+    }
+
+    /// Reads an endpoint, and tells what it was taken for.
+    pub fn parse_endpoint(url: &str) -> Option<String> {
+        super::endpoint::Endpoint::parse(url).ok().map(|endpoint| endpoint.url().to_string())
+    }
+}
+
 /// Mints auth tokens with Released's token API: the minter that most applications give to their
 /// [`ReleasedTokenLayer`](crate::ReleasedTokenLayer).
 ///

@@ -26,7 +26,9 @@ async fn a_signed_in_user_gets_a_token_that_opens_their_session<S: Stack>() {
         let released = FakeReleased::start().await.unwrap();
         let app = S::serve(layer(&released).timing(timing)).await;
         for user in ["ada", "grace"] {
-            let (answer, _) = app.visit(Some(user), &[]).await;
+            let (answer, headers) = app.visit(Some(user), &[]).await;
+            let cache_control = headers.get("cache-control").map(http::HeaderValue::as_bytes);
+            assert_eq!(cache_control, S::CACHE_CONTROL.map(str::as_bytes), "{timing:?}");
             let session = released.open_session(&answer.token()).unwrap();
             assert_eq!(session.user_id.as_deref(), Some(user), "{timing:?}");
         }
@@ -38,7 +40,8 @@ async fn nobody_gets_the_page_without_a_token_and_without_a_mint<S: Stack>() {
     for timing in TIMINGS {
         let released = FakeReleased::start().await.unwrap();
         let app = S::serve(layer(&released).timing(timing)).await;
-        assert_eq!(app.visit(None, &[]).await.0, Answer::Page(None), "{timing:?}");
+        let (answer, headers) = app.visit(None, &[]).await;
+        assert_eq!((answer, headers.get("cache-control")), (Answer::Page(None), None), "{timing:?}");
         assert_eq!(released.counts().connections, 0, "{timing:?}");
     }
 }

@@ -15,7 +15,13 @@ const CAREFREE: &[(&str, &str)] = &[
     ("last-modified", "Thu, 01 Jan 2026 00:00:00 GMT"),
     ("expires", "Fri, 01 Jan 2027 00:00:00 GMT"),
     ("cdn-cache-control", "public, max-age=600"),
+    ("cloudflare-cdn-cache-control", "public, max-age=600"),
+    ("netlify-cdn-cache-control", "public, s-maxage=600"),
+    ("vercel-cdn-cache-control", "public, s-maxage=600"),
+    ("x-litespeed-cache-control", "public"),
+    ("edge-control", "cache-maxage=60m"),
     ("surrogate-control", "max-age=600"),
+    ("x-accel-expires", "600"),
     ("vary", "accept-encoding"),
 ];
 
@@ -115,4 +121,21 @@ async fn an_application_may_opt_out() {
         headers(StubMinter::new(), timing, CacheControl::Unchanged, Handler::Asks, request_from_ada(()), CAREFREE)
             .await;
     assert_eq!(found, said(CAREFREE));
+}
+
+#[tokio::test]
+async fn a_request_with_a_token_loses_its_conditions_so_that_no_304_brings_an_older_page_back() {
+    let conditions = ["if-none-match", "if-modified-since", "if-range", "range"];
+    let page = service_fn(move |request: Request<()>| async move {
+        let left = conditions.iter().filter(|name| request.headers().contains_key(**name)).count();
+        Ok::<_, BoxError>(Response::new(left))
+    });
+    let layer = ReleasedTokenLayer::new(StubMinter::new(), by_header());
+    for (mut request, left) in [(request_from_ada(()), 0), (Request::new(()), conditions.len())] {
+        for name in conditions {
+            request.headers_mut().insert(name, http::HeaderValue::from_static("\"1\""));
+        }
+        let response = ServiceBuilder::new().layer(layer.clone()).service(page).oneshot(request).await.unwrap();
+        assert_eq!(response.into_body(), left);
+    }
 }

@@ -128,6 +128,45 @@ async fn a_dropped_waiter_neither_loses_the_mint_nor_blocks_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_waiter_that_nobody_polls_any_more_holds_up_nobody() {
+    for timing in [MintTiming::AlongsideHandler, MintTiming::OnExtraction] {
+        let minter = StubMinter::new().with_latency(API);
+        let start = Instant::now();
+        serve(minter.clone(), timing, |request| async move {
+            let pending = pending(&request);
+            let mut first = pin!(pending.get());
+            tokio::select! {
+                _ = &mut first => panic!("the API is slower"),
+                () = sleep(HANDLER) => {}
+            }
+            // The first is neither dropped nor polled, and it was the one that drove the mint.
+            assert!(pending.get().await.unwrap().is_some());
+            assert!(first.await.unwrap().is_some());
+        })
+        .await;
+        assert_eq!(start.elapsed(), API, "{timing:?}");
+        assert_eq!(minter.calls(), 1, "{timing:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_mint_that_panics_is_an_interruption_for_everybody_else() {
+    let minter = service_fn(|_: User| async { panic!("a bug in a minter") as Result<AuthToken, MintError> });
+    let layer = ReleasedTokenLayer::new(minter, by_header()).timing(MintTiming::OnExtraction);
+    let page = service_fn(async |request: Request<()>| {
+        let pending = pending(&request);
+        let first = tokio::spawn({
+            let pending = pending.clone();
+            async move { pending.get().await }
+        });
+        assert!(first.await.unwrap_err().is_panic());
+        assert_eq!(pending.get().await.unwrap_err().kind(), MintErrorKind::Interrupted);
+        Ok::<_, BoxError>(Response::new(()))
+    });
+    ServiceBuilder::new().layer(layer).service(page).oneshot(request_from_ada(())).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_waiter_in_another_task_takes_over_from_one_that_was_dropped() {
     let minter = StubMinter::new().with_latency(API);
     serve(minter.clone(), MintTiming::OnExtraction, |request| async move {
@@ -197,6 +236,34 @@ async fn a_dropped_request_drops_its_mint_although_somebody_keeps_the_promise() 
         assert!(mint_dropped.load(Ordering::SeqCst), "{timing:?}");
         let kept = kept.lock().unwrap().take().unwrap();
         assert_eq!(kept.get().await.unwrap_err().kind(), MintErrorKind::Interrupted);
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_request_drops_its_mint_although_another_task_waits_for_it() {
+    for timing in [MintTiming::AlongsideHandler, MintTiming::OnExtraction] {
+        let (minter, mint_dropped) = endless();
+        let elsewhere = Arc::new(Mutex::new(None));
+        let page = service_fn({
+            let elsewhere = Arc::clone(&elsewhere);
+            move |request: Request<()>| {
+                let elsewhere = Arc::clone(&elsewhere);
+                async move {
+                    let pending = pending(&request);
+                    *elsewhere.lock().unwrap() = Some(tokio::spawn(async move { pending.get().await }));
+                    std::future::pending::<Result<Response<()>, BoxError>>().await
+                }
+            }
+        });
+        let layer = ReleasedTokenLayer::new(minter, by_header()).timing(timing);
+        {
+            let mut response = pin!(ServiceBuilder::new().layer(layer).service(page).oneshot(request_from_ada(())));
+            assert!(poll_fn(|cx| Poll::Ready(response.as_mut().poll(cx))).await.is_pending());
+            tokio::task::yield_now().await;
+        }
+        assert!(mint_dropped.load(Ordering::SeqCst), "{timing:?}");
+        let elsewhere = elsewhere.lock().unwrap().take().unwrap();
+        assert_eq!(elsewhere.await.unwrap().unwrap_err().kind(), MintErrorKind::Interrupted);
     }
 }
 

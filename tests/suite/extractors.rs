@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::response::IntoResponse;
 use axum::routing::{any, get};
 use axum::{Extension, Json, Router};
+use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -12,7 +13,7 @@ use tower::ServiceExt;
 use tower_released::testing::StubMinter;
 use tower_released::{
     AuthToken, AuthTokenRejection, MintError, MintErrorKind, MintTiming, PendingToken, ReleasedTokenLayer, User,
-    from_extension, token_endpoint,
+    from_extension, resolver_fn, token_endpoint,
 };
 
 use crate::support::{by_header, request_from_ada};
@@ -129,6 +130,16 @@ async fn a_request_that_was_passed_over_is_told_from_a_missing_layer() {
         assert_eq!(answer(&app, from(Some("ada"), "/perhaps-promised")).await, ok("none"));
         assert_eq!(answer(&app, from(Some("ada"), "/telling")).await, ok("skipped"));
     }
+    // Nor does it matter if the handler runs in a task of its own, so that it survives a client that hangs up.
+    let spawned = routes()
+        .layer(axum::middleware::from_fn(async |request, next: axum::middleware::Next| {
+            tokio::spawn(next.run(request)).await.unwrap()
+        }))
+        .layer(ReleasedTokenLayer::new(StubMinter::new(), by_header()).mint_when(|_| false))
+        .layer(Extension("anything"));
+    assert_eq!(answer(&spawned, from(Some("ada"), "/optional")).await, ok("none"));
+    assert_eq!(answer(&spawned, from(Some("ada"), "/telling")).await, ok("skipped"));
+
     // And what was passed over leaves no trace for the next.
     assert_eq!(answer(&routes(), from(Some("ada"), "/telling")).await, ok("missing"));
 }
@@ -153,6 +164,7 @@ async fn every_kind_of_failure_has_its_status_and_tells_clients_nothing_of_the_i
         let app = app(StubMinter::failing(MintError::new(kind)));
         let response = app.clone().oneshot(from(Some("ada"), "/required")).await.unwrap();
         assert_eq!(response.headers().contains_key("retry-after"), status == 503, "{kind:?}");
+        assert_eq!(response.headers()["cache-control"], "no-store", "{kind:?}");
         let (found, text) = text(response).await;
         assert_eq!(found, status, "{kind:?}");
         assert!(!text.contains("RELEASED_"), "{text}");
@@ -167,6 +179,43 @@ async fn retry_after_is_what_released_said_rounded_up() {
     let error = MintError::new(MintErrorKind::RateLimited).with_retry_after(Duration::from_millis(6500));
     let response = app(StubMinter::failing(error)).oneshot(from(Some("ada"), "/required")).await.unwrap();
     assert_eq!(response.headers()["retry-after"], "7");
+
+    let never = MintError::new(MintErrorKind::Unavailable).with_retry_after(Duration::MAX);
+    let response = app(StubMinter::failing(never)).oneshot(from(Some("ada"), "/required")).await.unwrap();
+    assert_eq!(response.headers()["retry-after"], u64::MAX.to_string());
+}
+
+#[tokio::test]
+async fn only_a_grpc_call_gets_a_grpc_answer_and_no_other_answer_is_kept() {
+    let app = routes().layer(ReleasedTokenLayer::new(StubMinter::new(), by_header()).reject_without_token());
+    for (method, content_type, is_grpc) in [
+        ("POST", "application/grpc", true),
+        ("POST", "application/grpc+proto", true),
+        ("POST", "Application/gRPC-Web", true),
+        ("POST", "application/grpcx", false),
+        ("POST", "application/json", false),
+        // Its answer, a 200, could be kept as the page by a cache.
+        ("GET", "application/grpc", false),
+    ] {
+        let request = Request::builder().method(method).uri("/required").header("content-type", content_type);
+        let response = app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let headers = response.headers();
+        assert_eq!(headers.contains_key("grpc-status"), is_grpc, "{method} {content_type}");
+        assert_eq!(headers.get("cache-control").is_some_and(|value| value == "no-store"), !is_grpc);
+        assert_eq!(response.status(), if is_grpc { 200 } else { 401 }, "{method} {content_type}");
+    }
+}
+
+#[tokio::test]
+async fn a_layer_further_in_decides_for_itself() {
+    let nobody = resolver_fn(|_: &Parts| None::<User>);
+    for timing in [MintTiming::BeforeHandler, MintTiming::AlongsideHandler, MintTiming::OnExtraction] {
+        let app = routes()
+            .layer(ReleasedTokenLayer::new(StubMinter::new(), nobody.clone()).timing(timing))
+            .layer(ReleasedTokenLayer::new(StubMinter::new(), by_header()));
+        assert_eq!(answer(&app, from(Some("ada"), "/optional")).await, ok("none"), "{timing:?}");
+        assert_eq!(answer(&app, from(Some("ada"), "/plain")).await.0, StatusCode::INTERNAL_SERVER_ERROR, "{timing:?}");
+    }
 }
 
 #[tokio::test]
@@ -210,7 +259,7 @@ async fn ask_endpoint(app: &Router, user: Option<&str>, headers: &[(&str, &str)]
     let mut request = Request::post("/api/released-token").body(Body::from(r#"{"user_id":"grace"}"#)).unwrap();
     for (name, value) in headers.iter().copied().chain(user.map(|user| ("x-user", user))) {
         let name: http::HeaderName = name.parse().unwrap();
-        request.headers_mut().insert(name, value.parse().unwrap());
+        request.headers_mut().append(name, value.parse().unwrap());
     }
     let response = app.clone().oneshot(request).await.unwrap();
     assert!(response.headers()["cache-control"].to_str().unwrap().contains("no-store"));
@@ -223,7 +272,10 @@ async fn ask_endpoint(app: &Router, user: Option<&str>, headers: &[(&str, &str)]
 async fn the_endpoint_answers_with_a_token_and_its_whole_seconds() {
     let minter = StubMinter::new();
     let (status, body) = ask_endpoint(&app(minter.clone()), Some("ada"), &[("sec-fetch-site", "same-origin")]).await;
-    assert_eq!((status, body), (StatusCode::OK, json!({"token": "stub-token-1", "expires_in": 119})));
+    assert_eq!((status, &body["token"]), (StatusCode::OK, &json!("stub-token-1")));
+    // Whole seconds of two minutes, a little of which is over.
+    assert!((60..120).contains(&body["expires_in"].as_u64().unwrap()), "{body}");
+    assert_eq!(body.as_object().unwrap().len(), 2);
     // Whoever the body names.
     assert_eq!(minter.users()[0].id().as_str(), "ada");
 }
@@ -265,6 +317,12 @@ async fn the_endpoint_answers_no_other_site() {
         (403, &[host, ("origin", "https://evil.example")]),
         (403, &[host, ("origin", "null")]),
         (403, &[("origin", "https://app.example")]),
+        (200, &[("host", "app.example:443"), ("origin", "https://app.example")]),
+        (200, &[("host", "app.example:80"), ("origin", "http://app.example")]),
+        (403, &[("host", "app.example:80"), ("origin", "https://app.example")]),
+        (403, &[host, ("sec-fetch-site", "Cross-Site")]),
+        (403, &[host, ("sec-fetch-site", "")]),
+        (403, &[host, ("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site")]),
         // The browser's own word counts more than the comparison, which a proxy may have spoilt.
         (200, &[host, ("sec-fetch-site", "same-origin"), ("origin", "https://other.example")]),
     ] {

@@ -26,6 +26,8 @@ pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
     pub(crate) fn capture() -> (Self, tracing::subscriber::DefaultGuard) {
+        // reqwest and others write to the `log` crate. Only the first call takes effect, as it is meant to.
+        let _ = tracing_log::LogTracer::init();
         let log = Self::default();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::TRACE)
@@ -115,8 +117,9 @@ async fn no_failure_tells_what_it_must_not() {
     printed += &format!("{:?} {:?}", user.id(), ReleasedClient::builder(account, secret.clone()));
 
     let logged = log.text();
-    // The test sees what is logged: failures are, and so are reqwest's own words.
+    // The test sees what is logged: failures, and what reqwest says of its connections.
     assert!(logged.contains("no auth token for this request"), "{logged}");
+    assert!(logged.contains("reqwest::connect"), "{logged}");
     for (what, text) in [("printed", printed), ("logged", logged)] {
         for forbidden in [secret.as_str(), token.as_str(), "ada@example.com", "Lovelace", REMOTE] {
             assert!(!text.contains(forbidden), "{forbidden:?} is {what}:\n{text}");

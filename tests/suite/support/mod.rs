@@ -106,6 +106,9 @@ impl Answer {
 
 /// A way to serve a page behind a layer, and to visit it over a real connection.
 pub(crate) trait Stack: Sized {
+    /// What a page with a token says to caches.
+    const CACHE_CONTROL: Option<&'static str> = Some("private, no-store");
+
     async fn serve<P: Policy>(layer: Layer<P>) -> Self;
 
     /// Visits the page, signed in or not, with more headers.
@@ -237,6 +240,9 @@ impl Roadmap for Portals {
 }
 
 impl Stack for Tonic {
+    // Nothing caches gRPC.
+    const CACHE_CONTROL: Option<&'static str> = None;
+
     async fn serve<P: Policy>(layer: Layer<P>) -> Self {
         let (listener, address) = listen().await;
         let server = tonic::transport::Server::builder()
