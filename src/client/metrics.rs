@@ -38,5 +38,5 @@ pub(crate) fn circuit_open(open: bool) {
 /// Another secret is in use.
 pub(crate) fn secret_changed() {
     #[cfg(feature = "metrics")]
-    metrics::counter!("released_secret_generation").increment(1);
+    metrics::counter!("released_secret_changes_total").increment(1);
 }

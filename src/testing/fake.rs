@@ -151,7 +151,7 @@ impl FakeReleased {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
-            account: Account { id: "acc_fake".to_owned(), secret: format!("fake-secret-{:016x}", random()) },
+            account: Account { id: "acc_fake".to_owned(), secret: Mutex::new(random_secret()) },
             key: Key::new(&[random(), random(), random(), random()].map(u64::to_be_bytes).concat()),
             behaviour: Mutex::new(Behaviour {
                 latency: Duration::ZERO,
@@ -172,8 +172,15 @@ impl FakeReleased {
     }
 
     /// The shared secret of its account; another one with every start.
-    pub fn shared_secret(&self) -> &str {
-        &self.shared.account.secret
+    pub fn shared_secret(&self) -> String {
+        lock(&self.shared.account.secret).clone()
+    }
+
+    /// Generates a new shared secret and refuses the old one from now on.
+    pub fn rotate_secret(&self) -> String {
+        let rotated = random_secret();
+        lock(&self.shared.account.secret).clone_from(&rotated);
+        rotated
     }
 
     /// Where it is, such as `http://127.0.0.1:49152`, for a Content-Security-Policy.
@@ -506,6 +513,10 @@ fn empty(status: StatusCode) -> Response<Full<Bytes>> {
 /// Seconds since 1970.
 fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn random_secret() -> String {
+    format!("fake-secret-{:016x}", random())
 }
 
 /// Random enough for a fake: the standard library seeds its hash maps from the system.

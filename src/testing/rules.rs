@@ -1,9 +1,12 @@
 //! What Released demands of a request for a token, checked as the vendor does: on the bytes that arrived.
 
+use std::sync::Mutex;
+
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 
+use super::lock;
 use crate::user::{InvalidUser, User};
 
 /// Which of the two APIs was called.
@@ -16,7 +19,8 @@ pub(crate) enum Api {
 /// Whose requests are in order.
 pub(crate) struct Account {
     pub(crate) id: String,
-    pub(crate) secret: String,
+    /// It can be rotated.
+    pub(crate) secret: Mutex<String>,
 }
 
 /// Why a request is refused. The vendor documents no error bodies, so these texts are the fake's own.
@@ -43,7 +47,7 @@ impl Account {
     /// The user that a request vouches for.
     pub(crate) fn check(&self, api: Api, headers: &HeaderMap, body: &[u8]) -> Result<User, Refusal> {
         let bearer = headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes);
-        if bearer != Some(format!("Bearer {}", self.secret).as_bytes()) {
+        if bearer != Some(format!("Bearer {}", lock(&self.secret)).as_bytes()) {
             return Err(Refusal { status: StatusCode::UNAUTHORIZED, reason: "the shared secret is wrong" });
         }
         let is_json = headers

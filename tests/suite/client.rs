@@ -73,7 +73,7 @@ async fn failure(client: &ReleasedClient) -> MintError {
 #[tokio::test]
 async fn the_fake_is_as_strict_as_released() {
     let released = FakeReleased::start().await.unwrap();
-    let (account, secret) = (released.account_id().to_owned(), released.shared_secret().to_owned());
+    let (account, secret) = (released.account_id().to_owned(), released.shared_secret());
     let client = |account: &str, secret: &str| {
         ReleasedClient::builder(account, secret).endpoint(released.impersonation_url()).build().unwrap()
     };

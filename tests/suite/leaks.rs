@@ -108,7 +108,7 @@ async fn no_failure_tells_what_it_must_not() {
     }
     // Then it works, and then there is nobody to talk to.
     let token = client.mint(&user).await.unwrap();
-    let (account, secret) = (released.account_id().to_owned(), released.shared_secret().to_owned());
+    let (account, secret) = (released.account_id().to_owned(), released.shared_secret());
     drop(released);
     printed += &forms(&client.mint(&user).await.unwrap_err());
 

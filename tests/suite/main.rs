@@ -1,7 +1,7 @@
 //! One binary, so that the whole stack is linked once.
 
 // A test may panic, and be plain rather than fast.
-#![allow(clippy::format_push_string, clippy::items_after_statements, clippy::unwrap_used)]
+#![allow(clippy::float_cmp, clippy::format_push_string, clippy::items_after_statements, clippy::unwrap_used)]
 
 mod support;
 
@@ -12,7 +12,11 @@ mod client;
 mod extractors;
 mod faults;
 mod leaks;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod proofs;
 mod properties;
 mod readiness;
 mod resolvers;
+mod state;
+mod telemetry;

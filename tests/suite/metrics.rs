@@ -1,0 +1,118 @@
+//! The numbers on an operator's dashboard.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use tower_released::testing::{FakeReleased, Reply};
+use tower_released::{ReleasedClient, SharedSecret};
+
+use crate::support::ada;
+
+/// Every metric with its labels, and how often or how much.
+type Numbers = HashMap<String, f64>;
+
+/// Runs `work` and tells what was measured during it.
+fn measured(work: impl AsyncFnOnce()) -> Numbers {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, || {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work());
+    });
+    let metrics = snapshotter.snapshot().into_vec();
+    metrics
+        .into_iter()
+        .map(|(key, _, _, value)| {
+            let labels: String =
+                key.key().labels().map(|label| format!(" {}={}", label.key(), label.value())).collect();
+            let value = match value {
+                DebugValue::Counter(count) => f64::from(u32::try_from(count).unwrap()),
+                DebugValue::Gauge(value) => value.into_inner(),
+                DebugValue::Histogram(values) => f64::from(u32::try_from(values.len()).unwrap()),
+            };
+            (key.key().name().to_owned() + &labels, value)
+        })
+        .collect()
+}
+
+async fn mint(client: &ReleasedClient, times: usize) {
+    for _ in 0..times {
+        let _ = client.mint(&ada()).await;
+    }
+}
+
+#[test]
+fn an_operator_can_tell_how_mints_end() {
+    let numbers = measured(async || {
+        let released = FakeReleased::start().await.unwrap();
+        let client = released.client_builder().deadline(Duration::from_secs(30)).build().unwrap();
+        mint(&client, 3).await;
+        released.reply_next(Reply::status(500));
+        mint(&client, 1).await;
+        released.reply_next(Reply::status(401));
+        mint(&client, 1).await;
+    });
+    assert_eq!(numbers["released_mint_duration_seconds outcome=minted"], 4.0);
+    assert_eq!(numbers["released_mint_duration_seconds outcome=unauthorized"], 1.0);
+    assert_eq!(numbers["released_mint_retries_total"], 1.0);
+}
+
+#[test]
+fn an_operator_can_tell_an_outage_from_too_much_traffic() {
+    let numbers = measured(async || {
+        let released = FakeReleased::start().await.unwrap();
+        let client = released.client_builder().max_attempts(1).build().unwrap();
+        released.reply_always(Reply::status(500));
+        mint(&client, 7).await;
+    });
+    assert_eq!(numbers["released_circuit_open"], 1.0);
+    assert_eq!(numbers["released_mint_duration_seconds outcome=unavailable"], 5.0);
+    assert_eq!(numbers["released_mint_duration_seconds outcome=circuit_open"], 2.0);
+
+    let numbers = measured(async || {
+        let released = FakeReleased::start().await.unwrap();
+        let client = released.client_builder().max_in_flight(1).queue_timeout(Duration::ZERO).build().unwrap();
+        released.set_latency(Duration::from_secs(60));
+        tokio::select! {
+            () = mint(&client, 1) => panic!("the API takes a minute"),
+            () = async {
+                released.wait_until(|counts| counts.in_flight == 1).await;
+                mint(&client, 2).await;
+            } => {}
+        }
+    });
+    assert_eq!(numbers["released_mint_shed_total"], 2.0);
+    assert_eq!(numbers["released_mint_duration_seconds outcome=overloaded"], 2.0);
+}
+
+#[test]
+fn an_operator_can_see_that_a_rotation_arrived() {
+    let numbers = measured(async || {
+        let released = FakeReleased::start().await.unwrap();
+        let path = std::env::temp_dir().join(format!("tower-released-metrics-{}", std::process::id()));
+        std::fs::write(&path, released.shared_secret()).unwrap();
+        let secret = tower_released::SecretFile::open(&path).unwrap();
+        let client = released.client_builder().secret_source(secret).build().unwrap();
+        std::fs::write(&path, released.rotate_secret()).unwrap();
+        // Longer than a secret file is left alone after a look at it.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        mint(&client, 2).await;
+        std::fs::remove_file(path).unwrap();
+    });
+    assert_eq!(numbers["released_secret_changes_total"], 1.0);
+    assert_eq!(numbers["released_mint_duration_seconds outcome=minted"], 2.0);
+}
+
+#[test]
+fn no_label_tells_who_somebody_is() {
+    let secret = SharedSecret::new("s3cret-of-the-account").unwrap();
+    let numbers = measured(async || {
+        let released = FakeReleased::start().await.unwrap();
+        mint(&released.client().unwrap(), 1).await;
+        mint(&released.client_builder().secret_source(secret).build().unwrap(), 1).await;
+    });
+    let names: String = numbers.into_keys().collect();
+    for forbidden in ["ada", "example.com", "s3cret", "acc_fake"] {
+        assert!(!names.contains(forbidden), "{names}");
+    }
+}

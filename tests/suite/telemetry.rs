@@ -1,0 +1,54 @@
+//! What an operator reads in the log or sees in a trace.
+
+use std::time::Duration;
+
+use tower_released::testing::{FakeReleased, Reply};
+
+use crate::leaks::Log;
+use crate::support::ada;
+
+#[tokio::test]
+async fn a_mint_and_each_of_its_exchanges_have_a_span_with_opentelemetrys_names() {
+    let (log, _guard) = Log::capture();
+    let released = FakeReleased::start().await.unwrap();
+    released.reply_next(Reply::status(503));
+    released.client_builder().deadline(Duration::from_secs(30)).build().unwrap().mint(&ada()).await.unwrap();
+    let text = log.text();
+    // Spans are closed with all their fields.
+    let closed: Vec<&str> = text.lines().filter(|line| line.ends_with('s') && line.contains(" close ")).collect();
+    let exchanges: Vec<_> = closed.iter().filter(|line| line.contains("released_exchange{")).collect();
+    assert_eq!(exchanges.len(), 2, "{text}");
+    for (exchange, fields) in exchanges.iter().zip([
+        ["http.request.resend_count=0", "http.response.status_code=503", r#"error.type="unavailable""#],
+        ["http.request.resend_count=1", "http.response.status_code=200", r#"server.address="127.0.0.1""#],
+    ]) {
+        for field in fields {
+            assert!(exchange.contains(field), "{field} is not in {exchange}");
+        }
+        assert!(exchange.contains("released_mint:") && exchange.contains("server.port="), "{exchange}");
+    }
+    assert!(!exchanges[1].contains("error.type"), "{}", exchanges[1]);
+}
+
+#[tokio::test]
+async fn an_operator_can_tell_a_wrong_secret_from_an_outage_from_a_request_to_slow_down() {
+    let (log, _guard) = Log::capture();
+    let released = FakeReleased::start().await.unwrap();
+    let client = released.client_builder().max_attempts(1).build().unwrap();
+
+    let mint = async || client.mint(&ada()).await.unwrap_err().to_string();
+    released.reply_next(Reply::status(401));
+    assert!(mint().await.contains("check RELEASED_SHARED_SECRET"));
+
+    released.reply_always(Reply::status(500));
+    for _ in 0..5 {
+        assert!(mint().await.contains("Released's status"));
+    }
+    assert!(log.text().contains("the circuit breaker is open"), "{}", log.text());
+    assert!(mint().await.contains("tries again by itself"));
+
+    let client = released.client_builder().max_attempts(1).build().unwrap();
+    released.reply_always(Reply::status(429).header("retry-after", "20"));
+    assert!(client.mint(&ada()).await.unwrap_err().to_string().contains("mint_when(navigations)"));
+    assert!(log.text().contains("Released asked to be left alone for a while"), "{}", log.text());
+}
