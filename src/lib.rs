@@ -12,6 +12,9 @@ mod axum;
 mod cache;
 #[cfg(feature = "client")]
 mod client;
+#[cfg(all(feature = "client", any(doc, doctest)))]
+#[cfg_attr(docsrs, doc(cfg(feature = "client")))]
+pub mod docs;
 mod error;
 mod filter;
 mod future;
