@@ -259,3 +259,80 @@ impl fmt::Display for SecretFileError {
 }
 
 impl std::error::Error for SecretFileError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(text: &str) -> SharedSecret {
+        SharedSecret::new(text).unwrap()
+    }
+
+    struct TemporaryFile(PathBuf);
+
+    impl TemporaryFile {
+        fn new(name: &str, content: &str) -> Self {
+            let file = Self(std::env::temp_dir().join(format!("tower-released-source-{}-{name}", std::process::id())));
+            file.write(content);
+            file
+        }
+
+        fn write(&self, content: &str) {
+            std::fs::write(&self.0, content).unwrap();
+        }
+    }
+
+    impl Drop for TemporaryFile {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    // Paused time stands still while the file is read, so the order of what happens is fixed.
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_is_being_written_is_left_alone_until_it_is_whole() {
+        let file = TemporaryFile::new("half", "the old secret");
+        let source = SecretFile::open(&file.0).unwrap();
+        file.write("the new sec");
+        tokio::join!(source.reread(), async {
+            sleep(SETTLED_AFTER / 2).await;
+            file.write("the new secret");
+        });
+        assert_eq!(source.known().secret, secret("the old secret"));
+        source.reread().await;
+        assert_eq!(source.known().secret, secret("the new secret"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_is_looked_at_every_thirty_seconds() {
+        let file = TemporaryFile::new("every", "the old secret");
+        let source = SecretFile::open(&file.0).unwrap();
+        file.write("the new secret");
+        tokio::time::advance(Duration::from_secs(29)).await;
+        assert_eq!(source.current().await, secret("the old secret"));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(source.current().await, secret("the new secret"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_look_goes_on_with_what_is_known() {
+        let file = TemporaryFile::new("known", "the old secret");
+        let source = SecretFile::open(&file.0).unwrap();
+        file.write("the new secret");
+        tokio::time::advance(Duration::from_secs(31)).await;
+        let (first, second) = tokio::join!(source.current(), source.current());
+        assert_eq!((first, second), (secret("the new secret"), secret("the old secret")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_looks_at_most_once_a_second() {
+        let file = TemporaryFile::new("refusal", "the old secret");
+        let source = SecretFile::open(&file.0).unwrap();
+        let old = secret("the old secret");
+        file.write("the new secret");
+        assert_eq!(source.after_refusal(&old).await, old, "it was just opened");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(source.after_refusal(&old).await, secret("the new secret"));
+    }
+}
