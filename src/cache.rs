@@ -11,6 +11,10 @@ use crate::telemetry::warn;
 /// section 3.1) go by their end.
 const REMOVED: &[&str] = &["etag", "last-modified", "expires", "surrogate-control", "edge-control", "x-accel-expires"];
 
+/// In the extensions of a response that may carry a token, for layers further out.
+#[derive(Clone, Debug)]
+pub(crate) struct CarriesToken;
+
 /// Says `private, no-store`, and removes what says otherwise.
 pub(crate) fn forbid(headers: &mut HeaderMap) {
     // Nothing caches gRPC, and its clients would see the header as metadata.

@@ -8,7 +8,7 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower::Service;
 
-use crate::cache;
+use crate::cache::{self, CarriesToken};
 use crate::layer::{CacheControl, TokenPolicy};
 use crate::pending::{Mint, Outcome, PendingToken, log_failure};
 use crate::rejection::AuthTokenRejection;
@@ -88,8 +88,11 @@ where
                     }
                     let mut result = ready!(inner.poll(cx));
                     if let (Some(pending), Ok(response)) = (pending.0.take(), &mut result) {
-                        if *this.cache_control == CacheControl::NoStore && pending.may_be_in_the_response() {
-                            cache::forbid(response.headers_mut());
+                        if pending.may_be_in_the_response() {
+                            response.extensions_mut().insert(CarriesToken);
+                            if *this.cache_control == CacheControl::NoStore {
+                                cache::forbid(response.headers_mut());
+                            }
                         }
                     }
                     return Poll::Ready(result);

@@ -15,6 +15,7 @@ mod client;
 #[cfg(all(feature = "client", any(doc, doctest)))]
 #[cfg_attr(docsrs, doc(cfg(feature = "client")))]
 pub mod docs;
+pub mod embed;
 mod error;
 mod filter;
 mod future;

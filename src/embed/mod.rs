@@ -1,0 +1,43 @@
+//! What goes into the page: Released's elements, its script, and what the Content-Security-Policy must allow.
+//!
+//! Elements render with `Display`, so they fit into `format!` and any template engine. Every attribute value is escaped, and
+//! `auth-token` is there only if there is a token.
+//!
+//! # Example
+//!
+//! ```
+//! use tower_released::AuthToken;
+//! use tower_released::embed::{self, ColorScheme, Modules};
+//!
+//! fn roadmap(token: Option<&AuthToken>) -> String {
+//!     let portal = embed::page("YOUR-CHANNEL")
+//!         .modules(Modules::Roadmap)
+//!         .title("What's \"next\"?")
+//!         .color_scheme(ColorScheme::System)
+//!         .maybe_token(token);
+//!     format!("<!doctype html><title>Roadmap</title>{}{portal}", embed::script())
+//! }
+//!
+//! assert_eq!(
+//!     roadmap(None),
+//!     "<!doctype html><title>Roadmap</title>\
+//!      <script src=\"https://embed.released.so/1/embed.js\" defer></script>\
+//!      <released-page channel-id=\"YOUR-CHANNEL\" modules=\"roadmap\" title=\"What's &quot;next&quot;?\" \
+//!      color-scheme=\"system\"></released-page>",
+//! );
+//! ```
+
+mod attributes;
+pub mod csp;
+mod csp_layer;
+mod elements;
+mod script;
+mod token_script;
+
+pub use self::attributes::{Anchor, ColorScheme, Locale, Modules, Position};
+pub use self::elements::{Badge, Form, Page, Widget, badge, form, page, widget};
+pub use self::script::{InvalidScript, Script, script};
+#[cfg(feature = "axum")]
+#[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
+pub use self::token_script::token_script;
+pub use self::token_script::{token_script_inline, token_script_tag};

@@ -1,0 +1,124 @@
+//! Released's script, once in every page with an embed.
+
+use std::fmt;
+
+use super::attributes::Element;
+
+/// The loader, which redirects to the current build.
+const LOADER: &str = "https://embed.released.so/1/embed.js";
+
+/// The tag for Released's script, for the page's `<head>`: the loader, which leads to the newest build.
+///
+/// # Example
+///
+/// ```
+/// use tower_released::embed;
+///
+/// assert_eq!(embed::script().to_string(), r#"<script src="https://embed.released.so/1/embed.js" defer></script>"#);
+///
+/// // Under a Content-Security-Policy with nonces:
+/// let script = embed::script().nonce("r4nd0m-URL_safe")?;
+/// assert!(script.to_string().contains(r#"nonce="r4nd0m-URL_safe""#));
+///
+/// // A build that never changes, as PCI DSS asks for. Both values come from your look at that build.
+/// let script = embed::script().pinned("1a2b3c", "sha384-oqVuAfXRKap7fdgcCY5uykM6+R9GqQ8K/uxy9rx7HNQlGYl1kPzQho1wx4JwY8wC")?;
+/// assert!(script.to_string().starts_with(r#"<script src="https://embed.released.so/1a2b3c/embed.js" defer integrity="#));
+/// # Ok::<(), embed::InvalidScript>(())
+/// ```
+pub fn script() -> Script {
+    Script::new(LOADER)
+}
+
+/// A `<script>` tag; see [`script`].
+#[must_use = "a tag does nothing until it is written into a page"]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Script {
+    element: Element,
+}
+
+impl Script {
+    pub(crate) fn new(url: impl Into<String>) -> Self {
+        let mut element = Element::new("script");
+        element.set("src", url);
+        element.set_flag("defer");
+        Self { element }
+    }
+
+    /// Takes the script from elsewhere, such as a [`FakeReleased`](crate::testing::FakeReleased).
+    pub fn src(mut self, url: impl Into<String>) -> Self {
+        self.element.set("src", url);
+        self
+    }
+
+    /// Takes one build of the script, by the hash in its URL, and lets the browser check that it is that one by its
+    /// integrity, such as `sha384-…`.
+    ///
+    /// # Errors
+    ///
+    /// If the hash is not of letters and digits, or the integrity not of Subresource Integrity's form.
+    pub fn pinned(mut self, hash: &str, integrity: &str) -> Result<Self, InvalidScript> {
+        if hash.is_empty() || !hash.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
+            return Err(InvalidScript::Hash);
+        }
+        let digest = ["sha256-", "sha384-", "sha512-"].iter().find_map(|algorithm| integrity.strip_prefix(algorithm));
+        if !digest.is_some_and(is_base64) {
+            return Err(InvalidScript::Integrity);
+        }
+        self.element.set("src", format!("https://embed.released.so/{hash}/embed.js"));
+        self.element.set("integrity", integrity);
+        // Without it, a browser cannot check a script of another origin.
+        self.element.set("crossorigin", "anonymous");
+        Ok(self)
+    }
+
+    /// Adds the nonce of the page's Content-Security-Policy, in base64 or URL-safe base64.
+    ///
+    /// # Errors
+    ///
+    /// If it has other characters.
+    pub fn nonce(mut self, nonce: &str) -> Result<Self, InvalidScript> {
+        if !is_base64(nonce) {
+            return Err(InvalidScript::Nonce);
+        }
+        self.element.set("nonce", nonce);
+        Ok(self)
+    }
+}
+
+impl fmt::Display for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.element.fmt(f)
+    }
+}
+
+/// CSP's `base64-value`, which is either alphabet, and padding at the end.
+pub(crate) fn is_base64(text: &str) -> bool {
+    let unpadded = text.trim_end_matches('=');
+    !unpadded.is_empty()
+        && text.len() - unpadded.len() <= 2
+        && unpadded.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/-_".contains(&byte))
+}
+
+/// Why a [`Script`] cannot be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InvalidScript {
+    /// The build's hash is not of letters, digits, `-` and `_`.
+    Hash,
+    /// The integrity is not `sha256-`, `sha384-` or `sha512-` and base64.
+    Integrity,
+    /// The nonce is not base64.
+    Nonce,
+}
+
+impl fmt::Display for InvalidScript {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hash => "the hash of the pinned build has other characters than letters, digits, - and _",
+            Self::Integrity => "the integrity is not sha256-, sha384- or sha512- followed by base64",
+            Self::Nonce => "the nonce is not base64",
+        })
+    }
+}
+
+impl std::error::Error for InvalidScript {}

@@ -1,0 +1,88 @@
+//! The script that fetches tokens in the browser: for pages that are cached or put together there.
+
+use std::sync::OnceLock;
+
+use sha2::{Digest, Sha256};
+
+use super::script::{InvalidScript, Script, is_base64};
+
+/// The script, as it is served. It has no dependencies.
+const SOURCE: &str = include_str!("released-token.js");
+
+/// The tag for the script, for the page's `<head>`, from where [`token_script`] serves it.
+///
+/// Its URL changes with the script, so that browsers can keep it for a year.
+///
+/// # Example
+///
+/// ```
+/// use tower_released::embed;
+///
+/// let tag = embed::token_script_tag("/released-token.js").to_string();
+/// assert!(tag.starts_with(r#"<script src="/released-token.js?v="#));
+/// ```
+pub fn token_script_tag(path: &str) -> Script {
+    Script::new(format!("{path}?v={}", version()))
+}
+
+/// The script in the page itself, with the nonce of the page's Content-Security-Policy.
+///
+/// # Errors
+///
+/// If the nonce is not base64 or URL-safe base64.
+pub fn token_script_inline(nonce: &str) -> Result<String, InvalidScript> {
+    if is_base64(nonce) {
+        Ok(format!("<script nonce=\"{nonce}\">{SOURCE}</script>"))
+    } else {
+        Err(InvalidScript::Nonce)
+    }
+}
+
+/// Tells one version of the script from another: the start of its SHA-256.
+fn version() -> &'static str {
+    static VERSION: OnceLock<String> = OnceLock::new();
+    VERSION.get_or_init(|| Sha256::digest(SOURCE).iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Serves the script: `get(token_script)`, anywhere, and outside of the layer.
+///
+/// Under the URL of [`token_script_tag`] caches may keep it for a year, under any other they must ask again, and its
+/// `ETag` saves them the answer.
+///
+/// # Example
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use tower_released::embed::token_script;
+///
+/// let app: Router = Router::new().route("/released-token.js", get(token_script));
+/// ```
+#[cfg(feature = "axum")]
+#[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
+pub async fn token_script(parts: http::request::Parts) -> axum_core::response::Response {
+    use axum_core::body::Body;
+    use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, X_CONTENT_TYPE_OPTIONS};
+    use http::{HeaderValue, StatusCode};
+
+    let etag = format!("\"{}\"", version());
+    let is_known = parts.headers.get_all(IF_NONE_MATCH).iter().any(|tags| {
+        tags.to_str().is_ok_and(|tags| tags.split(',').any(|tag| tag.trim().trim_start_matches("W/") == etag))
+    });
+    let is_versioned =
+        parts.uri.query().is_some_and(|query| query.split('&').any(|pair| pair == format!("v={}", version())));
+
+    let mut response = axum_core::response::Response::new(if is_known { Body::empty() } else { Body::from(SOURCE) });
+    if is_known {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    let headers = response.headers_mut();
+    let caching = if is_versioned { "public, max-age=31536000, immutable" } else { "no-cache" };
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static(caching));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/javascript; charset=utf-8"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // Hexadecimal digits and quotes can stand in a header.
+    if let Ok(etag) = HeaderValue::try_from(etag) {
+        headers.insert(ETAG, etag);
+    }
+    response
+}
