@@ -1,0 +1,321 @@
+// The script in a DOM without a browser: when it asks, for whom, and when it stops. Time is the tests' own.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import test from "node:test";
+import { JSDOM } from "jsdom";
+
+const SOURCE = readFileSync(new URL("../../src/embed/released-token.js", import.meta.url), "utf8");
+const ENDPOINT = "/api/released-token";
+const PAGE = `<released-page data-released-auth="${ENDPOINT}"></released-page>`;
+
+/** A page with the script in it, a server that answers as told, and a clock that moves when it is told to. */
+class Page {
+  constructor(body = "", { prerendering = false, answers = [] } = {}) {
+    this.dom = new JSDOM(`<!doctype html><body>${body}</body>`, {
+      url: "https://app.example/",
+      runScripts: "outside-only",
+      pretendToBeVisual: true,
+    });
+    const { window } = this.dom;
+    Object.assign(this, { window, document: window.document, requests: [], events: [], answers, now: 0, timers: new Map() });
+    let lastTimer = 0;
+    window.setTimeout = (callback, delay) => (this.timers.set(++lastTimer, { callback, at: this.now + delay }), lastTimer);
+    window.clearTimeout = (timer) => void this.timers.delete(timer);
+    window.performance.now = () => this.now;
+    window.Math.random = () => 0.5;
+    window.fetch = (url, options) => this.answer(url, options);
+    this.prerendering = prerendering;
+    this.hidden = false;
+    Object.defineProperty(window.document, "prerendering", { get: () => this.prerendering });
+    Object.defineProperty(window.document, "visibilityState", { get: () => (this.hidden ? "hidden" : "visible") });
+    for (const type of ["released:token", "released:error"]) {
+      window.document.addEventListener(type, ({ target, detail }) => this.events.push({ type, target, detail: { ...detail } }));
+    }
+    this.run();
+  }
+
+  run() {
+    this.window.eval(SOURCE);
+  }
+
+  async answer(url, options) {
+    this.requests.push({ url, options });
+    const answer = this.answers.shift() ?? { token: `token-${this.requests.length}`, expires_in: 119 };
+    if (answer === "network") throw new TypeError("Failed to fetch");
+    if (answer === "stall") {
+      await new Promise((_, reject) => options.signal.addEventListener("abort", () => reject(options.signal.reason)));
+    }
+    const { status = 200, retryAfter = null, ...body } = await answer;
+    return { status, ok: status < 300, headers: { get: () => retryAfter }, json: async () => body };
+  }
+
+  /** Lets everything happen that is due, without time going by. */
+  async settle() {
+    for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve));
+  }
+
+  async pass(milliseconds) {
+    await this.settle();
+    const until = this.now + milliseconds;
+    for (;;) {
+      const [timer, due] = [...this.timers].sort(([, a], [, b]) => a.at - b.at)[0] ?? [];
+      if (!due || due.at > until) break;
+      this.now = Math.max(this.now, due.at);
+      this.timers.delete(timer);
+      due.callback();
+      await this.settle();
+    }
+    this.now = until;
+  }
+
+  elements() {
+    return [...this.document.querySelectorAll("[data-released-auth]")];
+  }
+
+  tokens() {
+    return this.elements().map((element) => element.getAttribute("auth-token"));
+  }
+
+  async append(html) {
+    this.document.body.insertAdjacentHTML("beforeend", html);
+    await this.settle();
+  }
+
+  event(target, type, properties = {}) {
+    target.dispatchEvent(Object.assign(new this.window.Event(type), properties));
+    return this.settle();
+  }
+
+  /** As Released's script does. */
+  defineElements() {
+    this.window.customElements.define("released-page", class extends this.window.HTMLElement {});
+    return this.settle();
+  }
+}
+
+test("an element in the page gets a token, by POST to the same origin", async () => {
+  const page = new Page(PAGE);
+  await page.settle();
+  assert.deepEqual(page.tokens(), ["token-1"]);
+  const [{ url, options }] = page.requests;
+  assert.equal(url, ENDPOINT);
+  assert.equal(options.method, "POST");
+  assert.equal(options.credentials, "same-origin");
+  assert.equal(options.body, undefined);
+  const [{ type, detail }] = page.events;
+  assert.deepEqual([type, detail], ["released:token", { expiresIn: 119 }]);
+});
+
+test("ten elements are one request", async () => {
+  const names = ["page", "widget", "form", "badge"];
+  const ten = Array.from({ length: 10 }, (_, n) => PAGE.replaceAll("released-page", `released-${names[n % 4]}`));
+  const page = new Page(ten.join(""));
+  await page.settle();
+  assert.equal(page.requests.length, 1);
+  assert.deepEqual(new Set(page.tokens()), new Set(["token-1"]));
+});
+
+test("elements without the mark, and other elements, are left alone", async () => {
+  const page = new Page(`<released-page></released-page><div data-released-auth="${ENDPOINT}"></div>`);
+  await page.append("<p>more</p>");
+  assert.equal(page.requests.length, 0);
+});
+
+test("an element that is added later gets a token of its own", async () => {
+  const page = new Page(PAGE);
+  await page.settle();
+  await page.append(`<main><section>${PAGE}</section></main>`);
+  assert.deepEqual(page.tokens(), ["token-1", "token-2"]);
+});
+
+test("an element that is taken out and put back later gets another token", async () => {
+  const page = new Page(PAGE);
+  await page.settle();
+  const [element] = page.elements();
+  element.remove();
+  await page.settle();
+  assert.equal(element.hasAttribute("auth-token"), false);
+  page.document.body.append(element);
+  await page.settle();
+  assert.deepEqual(page.tokens(), ["token-2"]);
+});
+
+test("an element that is moved keeps its token", async () => {
+  const page = new Page(`${PAGE}<main></main>`);
+  await page.settle();
+  page.document.querySelector("main").append(page.elements()[0]);
+  await page.settle();
+  assert.deepEqual([page.tokens(), page.requests.length], [["token-1"], 1]);
+});
+
+test("a copy of a page, such as Turbo keeps, does not reuse the ticket in it", async () => {
+  const page = new Page(PAGE);
+  await page.settle();
+  const copy = page.document.body.cloneNode(true);
+  page.document.body.replaceWith(copy);
+  await page.settle();
+  assert.deepEqual(page.tokens(), ["token-2"]);
+});
+
+test("a token that the server put in is not asked for again", async () => {
+  const page = new Page(PAGE.replace(">", ' auth-token="the-servers-own">'));
+  await page.settle();
+  assert.deepEqual([page.tokens(), page.requests.length], [["the-servers-own"], 0]);
+});
+
+test("included twice, it runs once", async () => {
+  const page = new Page(PAGE);
+  page.run();
+  await page.settle();
+  assert.equal(page.requests.length, 1);
+});
+
+test("401 and 403 stop it, until something else is mounted", async () => {
+  for (const status of [401, 403, 404]) {
+    const page = new Page(PAGE, { answers: [{ status }] });
+    await page.pass(600_000);
+    await page.event(page.window, "online");
+    await page.event(page.document, "visibilitychange");
+    assert.equal(page.requests.length, 1, `${status}`);
+    assert.deepEqual(page.events[0].detail, { status, final: true, retryIn: null });
+    assert.deepEqual(page.tokens(), [null]);
+    await page.append(PAGE);
+    assert.deepEqual(page.tokens(), [null, "token-2"]);
+  }
+});
+
+test("an answer that makes no sense stops it", async () => {
+  for (const answer of [{}, { token: 1, expires_in: 9 }, { token: "t" }, { token: "t", expires_in: 0 }]) {
+    const page = new Page(PAGE, { answers: [answer] });
+    await page.pass(600_000);
+    assert.equal(page.requests.length, 1);
+    assert.equal(page.events[0].detail.final, true);
+  }
+});
+
+test("5xx, 429 and a broken network are tried again after random pauses that double", async () => {
+  const page = new Page(PAGE, { answers: [{ status: 503 }, { status: 429 }, "network", { status: 500 }] });
+  await page.settle();
+  const pauses = [];
+  for (let requests = 1; requests < 5; requests++) {
+    assert.equal(page.requests.length, requests);
+    const { final, retryIn } = page.events.at(-1).detail;
+    assert.equal(final, false);
+    pauses.push(retryIn);
+    await page.pass(retryIn - 1);
+    assert.equal(page.requests.length, requests);
+    await page.pass(1);
+  }
+  // Half way between a second and 2, 4, 8 and 16.
+  assert.deepEqual(pauses, [1_500, 2_500, 4_500, 8_500]);
+  assert.deepEqual(page.tokens(), ["token-5"]);
+});
+
+test("no pause is longer than a minute, whatever is asked for", async () => {
+  const page = new Page(PAGE, { answers: Array.from({ length: 12 }, () => ({ status: 503, retryAfter: "86400" })) });
+  await page.settle();
+  for (let turn = 0; turn < 12; turn++) {
+    assert.ok(page.events.at(-1).detail.retryIn <= 60_000);
+    await page.pass(60_000);
+  }
+  assert.deepEqual(page.tokens(), ["token-13"]);
+});
+
+test("Retry-After is honoured, and nonsense in it is not", async () => {
+  for (const [retryAfter, retryIn] of [["30", 30_000], ["soon", 1_500], ["-5", 1_500]]) {
+    const page = new Page(PAGE, { answers: [{ status: 503, retryAfter }] });
+    await page.settle();
+    assert.equal(page.events[0].detail.retryIn, retryIn, retryAfter);
+  }
+});
+
+test("an answer that does not come is given up after eight seconds", async () => {
+  const page = new Page(PAGE, { answers: ["stall"] });
+  await page.pass(7_999);
+  assert.equal(page.events.length, 0);
+  await page.pass(1);
+  assert.deepEqual(page.events[0].detail.status, null);
+  await page.pass(2_000);
+  assert.deepEqual(page.tokens(), ["token-2"]);
+});
+
+test("coming back online ends the pause", async () => {
+  const page = new Page(PAGE, { answers: ["network"] });
+  await page.settle();
+  await page.event(page.window, "online");
+  assert.deepEqual(page.tokens(), ["token-2"]);
+  await page.pass(600_000);
+  assert.equal(page.requests.length, 2);
+});
+
+test("when the last element leaves, the request and the pause end", async () => {
+  const stalled = new Page(PAGE, { answers: ["stall"] });
+  await stalled.settle();
+  stalled.elements()[0].remove();
+  await stalled.settle();
+  assert.equal(stalled.requests[0].options.signal.aborted, true);
+
+  const pausing = new Page(PAGE, { answers: [{ status: 503 }] });
+  await pausing.settle();
+  pausing.elements()[0].remove();
+  await pausing.pass(600_000);
+  assert.equal(pausing.requests.length, 1);
+  assert.equal(pausing.timers.size, 0);
+});
+
+test("a prerendered page asks when somebody looks at it", async () => {
+  const page = new Page(PAGE, { prerendering: true });
+  await page.pass(600_000);
+  assert.equal(page.requests.length, 0);
+  page.prerendering = false;
+  await page.event(page.document, "prerenderingchange");
+  assert.deepEqual(page.tokens(), ["token-1"]);
+});
+
+test("a ticket that nobody took is replaced when the page comes back too late", async () => {
+  for (const comeBack of [
+    (page) => page.event(page.window, "pageshow", { persisted: true }),
+    (page) => page.event(page.document, "visibilitychange"),
+  ]) {
+    const page = new Page(PAGE);
+    await page.pass(88_000);
+    await comeBack(page);
+    assert.equal(page.requests.length, 1, "it is good for half a minute yet");
+    await page.pass(2_000);
+    page.hidden = true;
+    await page.event(page.document, "visibilitychange");
+    assert.equal(page.requests.length, 1, "nobody looks");
+    page.hidden = false;
+    await comeBack(page);
+    assert.deepEqual(page.tokens(), ["token-2"]);
+  }
+});
+
+test("a ticket that was taken is a session, and left alone", async () => {
+  const page = new Page(PAGE);
+  await page.defineElements();
+  await page.pass(3_600_000);
+  await page.event(page.window, "pageshow", { persisted: true });
+  await page.event(page.document, "visibilitychange");
+  assert.equal(page.requests.length, 1);
+});
+
+test("nothing is polled", async () => {
+  const page = new Page(PAGE);
+  await page.pass(86_400_000);
+  assert.deepEqual([page.requests.length, page.timers.size], [1, 0]);
+});
+
+test("endpoints are asked one by one", async () => {
+  const page = new Page(PAGE + PAGE.replace(ENDPOINT, "/other"));
+  await page.settle();
+  assert.deepEqual(page.requests.map(({ url }) => url), [ENDPOINT, "/other"]);
+  assert.deepEqual(page.tokens(), ["token-1", "token-2"]);
+});
+
+test("no token is in an event or kept in the page's storage", async () => {
+  const page = new Page(PAGE);
+  await page.settle();
+  assert.equal(JSON.stringify(page.events.map(({ detail }) => detail)).includes("token-1"), false);
+  assert.deepEqual([page.window.localStorage.length, page.window.sessionStorage.length, page.document.cookie], [0, 0, ""]);
+});
