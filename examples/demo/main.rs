@@ -6,10 +6,12 @@
 // The address must be seen whatever is logged.
 #![allow(clippy::print_stdout)]
 
+mod pages;
 mod site;
 
 use std::env;
 use std::error::Error;
+use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tower_released::ReleasedClient;
@@ -24,27 +26,26 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).init();
 
-    // The fake must live as long as the site does.
     let fake = if is_set("RELEASED_ACCOUNT_ID") || is_set("RELEASED_SHARED_SECRET") {
         None
     } else {
-        Some(FakeReleased::start().await?)
+        Some(Arc::new(FakeReleased::start().await?))
     };
-    let (released, portal) = match &fake {
+    let (released, channel_id) = match &fake {
         None => {
             info!("minting with the account of RELEASED_ACCOUNT_ID");
             let channel_id = env::var("RELEASED_CHANNEL_ID").unwrap_or_default();
             if channel_id.is_empty() {
                 warn!("RELEASED_CHANNEL_ID is not set, so the embed has no portal to show");
             }
-            (ReleasedClient::from_env()?, Portal::of_released(channel_id))
+            (ReleasedClient::from_env()?, channel_id)
         }
         Some(fake) => {
             info!(
                 "RELEASED_ACCOUNT_ID and RELEASED_SHARED_SECRET are not set: a fake of Released answers at {}",
                 fake.origin()
             );
-            (fake.client()?, Portal::of_fake(fake))
+            (fake.client()?, "demo-channel".to_owned())
         }
     };
 
@@ -56,7 +57,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .await
         .map_err(|error| format!("port {port} cannot be opened: {error}; set PORT to another one"))?;
     println!("The demo is at http://localhost:{}", listener.local_addr()?.port());
-    axum::serve(listener, site(released, portal)).with_graceful_shutdown(interrupted()).await?;
+    axum::serve(listener, site(released, Portal { channel_id, fake })?).with_graceful_shutdown(interrupted()).await?;
     Ok(())
 }
 

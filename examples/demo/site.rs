@@ -1,145 +1,87 @@
-//! The site: who is signed in, and the pages.
+//! The site: who is signed in, which layer stands where, and the routes.
 
-use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Form, Request, State};
-use axum::http::header::{COOKIE, SET_COOKIE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, COOKIE, SET_COOKIE};
 use axum::http::request::Parts;
 use axum::middleware::{Next, from_fn};
-use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use serde::Deserialize;
-use tower_released::testing::FakeReleased;
-use tower_released::{
-    AuthToken, AuthTokenRejection, MintTiming, ReleasedClient, ReleasedTokenLayer, User, from_extension, token_endpoint,
-};
+use tower_released::embed::csp::{self, CspLayer, InvalidSource};
+use tower_released::embed::token_script;
+use tower_released::testing::{FakeReleased, Reply};
+use tower_released::{MintTiming, ReleasedClient, ReleasedTokenLayer, User, from_extension, token_endpoint};
 use tracing::info;
 
-/// Where the embeds come from, and which portal they show.
+use crate::pages;
+
+/// Which portal is shown, and the fake that shows it, if it is one.
 #[derive(Clone)]
 pub(crate) struct Portal {
-    script_url: String,
-    channel_id: String,
-    is_fake: bool,
+    pub(crate) channel_id: String,
+    pub(crate) fake: Option<Arc<FakeReleased>>,
 }
 
-impl Portal {
-    pub(crate) fn of_released(channel_id: String) -> Self {
-        Self { script_url: "https://embed.released.so/1/embed.js".to_owned(), channel_id, is_fake: false }
-    }
-
-    pub(crate) fn of_fake(fake: &FakeReleased) -> Self {
-        Self { script_url: fake.embed_script_url(), channel_id: "demo-channel".to_owned(), is_fake: true }
-    }
-}
-
-pub(crate) fn site(released: ReleasedClient, portal: Portal) -> Router {
-    let user_of = |user: &CurrentUser| {
-        User::new(user.id, user.email)
-            .map(|vouched_for| vouched_for.with_name(user.name).with_avatar_url(user.avatar_url))
+pub(crate) fn site(released: ReleasedClient, portal: Portal) -> Result<Router, InvalidSource> {
+    let vouch = |user: &CurrentUser| {
+        User::new(user.id, user.email).map(|vouched| vouched.with_name(user.name).with_avatar_url(user.avatar_url))
     };
-    let layer = ReleasedTokenLayer::new(released, from_extension(user_of));
-    let pages = Router::new().route("/", get(roadmap)).route_layer(layer.clone());
+    let layer = ReleasedTokenLayer::new(released, from_extension(vouch));
+
+    // A policy that allows nothing, into which what an embed needs is merged where there is a token.
+    let mut sources = csp::strict();
+    if let Some(fake) = &portal.fake {
+        sources = sources.origin(&fake.origin())?;
+    }
+    let strict = Router::new()
+        .route("/strict", get(pages::strict))
+        .route_layer(layer.clone())
+        .layer(from_fn(strictest_policy))
+        .layer(CspLayer::new(sources));
+
+    let pages = Router::new()
+        .route("/", get(pages::roadmap))
+        .route("/widget", get(pages::widget))
+        .route("/swap/portal", get(pages::portal_fragment))
+        .route_layer(layer.clone());
+
     // What the endpoint refuses is not minted for.
     let api =
         Router::new().route("/api/released-token", post(api_token)).route_layer(layer.timing(MintTiming::OnExtraction));
 
-    Router::new()
-        .route("/about", get(about))
-        .route("/sign-in", post(sign_in))
+    Ok(Router::new()
         .merge(pages)
+        .merge(strict)
         .merge(api)
+        // These have no token in them, and so no layer around them.
+        .route("/static", get(pages::cacheable))
+        .route("/swap", get(pages::swap))
+        .route("/about", get(pages::about))
+        .route("/sign-in", post(sign_in))
+        .route("/fault", post(fault))
+        .route("/released-token.js", get(token_script))
+        .route("/demo.css", get(async || asset("text/css", include_str!("assets/demo.css"))))
+        .route("/demo.js", get(async || asset("text/javascript", include_str!("assets/demo.js"))))
+        .route("/htmx.js", get(async || asset("text/javascript", include_str!("assets/htmx.min.js"))))
         // Outermost, so that the resolver finds who is signed in.
         .layer(from_fn(authenticate))
-        .with_state(portal)
-}
-
-/// The page with the portal. It works without a token, too: an outage of Released costs the portal, not the page.
-async fn roadmap(
-    State(portal): State<Portal>,
-    user: Option<Extension<CurrentUser>>,
-    token: Result<AuthToken, AuthTokenRejection>,
-) -> Html<String> {
-    let (attribute, note) = match &token {
-        Ok(token) => {
-            let seconds = token.remaining().as_secs();
-            info!("minted a token for this page; the embed has {seconds} s to use it");
-            (
-                format!(r#" auth-token="{token}""#),
-                format!("A token was minted for this page. The embed had {seconds} s to use it."),
-            )
-        }
-        Err(AuthTokenRejection::Anonymous) => {
-            (String::new(), "Nobody is signed in, so nothing was minted. Choose somebody above.".to_owned())
-        }
-        Err(rejection) => {
-            info!("this page goes without a token: {rejection}");
-            (String::new(), "There is no token right now, and the page works all the same.".to_owned())
-        }
-    };
-    let channel_id = Escaped(&portal.channel_id);
-    let body = format!(
-        r#"<p class="lead">What we are building next, for customers only.</p>
-<released-page channel-id="{channel_id}"{attribute}></released-page>
-<p class="note">{note}</p>
-{endpoint}"#,
-        endpoint = include_str!("endpoint.html"),
-    );
-    page(&portal, user.as_deref(), "Roadmap", &body)
-}
-
-/// The endpoint, and a line in the log.
-async fn api_token(parts: Parts) -> Response {
-    let response = token_endpoint(parts).await;
-    info!("the token endpoint answered {}", response.status().as_u16());
-    response
-}
-
-/// A page without an embed. It is outside of the layer, so nothing is minted for it.
-async fn about(State(portal): State<Portal>, user: Option<Extension<CurrentUser>>) -> Html<String> {
-    let source = if portal.is_fake {
-        "a fake of Released that runs in this process; its embed only shows whom it verified"
-    } else {
-        "Released itself"
-    };
-    let body = format!(
-        r#"<p class="lead">This page has no embed.</p>
-<p>Its route stands outside of the <code>ReleasedTokenLayer</code>, so no token was minted for it.</p>
-<p>Tokens come from {source}.</p>"#
-    );
-    page(&portal, user.as_deref(), "About", &body)
-}
-
-fn page(portal: &Portal, user: Option<&CurrentUser>, title: &str, body: &str) -> Html<String> {
-    let choices: String = USERS
-        .iter()
-        .map(|choice| (choice.id, choice.name))
-        .chain([("nobody", "Nobody")])
-        .map(|(id, name)| {
-            let pressed = user.map_or("nobody", |user| user.id) == id;
-            format!(r#"<button name="user" value="{id}" aria-pressed="{pressed}">{name}</button>"#)
-        })
-        .collect();
-    Html(
-        include_str!("page.html")
-            .replace("{title}", title)
-            .replace("{script_url}", &Escaped(&portal.script_url).to_string())
-            .replace("{choices}", &choices)
-            .replace("{body}", body),
-    )
+        .with_state(portal))
 }
 
 /// Who may sign in. A real site has a session store and passwords here.
 #[derive(Clone, Copy)]
-struct CurrentUser {
-    id: &'static str,
-    email: &'static str,
-    name: &'static str,
-    avatar_url: &'static str,
+pub(crate) struct CurrentUser {
+    pub(crate) id: &'static str,
+    pub(crate) email: &'static str,
+    pub(crate) name: &'static str,
+    pub(crate) avatar_url: &'static str,
 }
 
-const USERS: &[CurrentUser] = &[
+pub(crate) const USERS: &[CurrentUser] = &[
     CurrentUser {
         id: "ada",
         email: "ada@example.com",
@@ -151,6 +93,12 @@ const USERS: &[CurrentUser] = &[
         email: "grace@example.com",
         name: "Grace Hopper",
         avatar_url: "https://example.com/avatars/grace.png",
+    },
+    CurrentUser {
+        id: "mallory",
+        email: "mallory@example.com",
+        name: "\"><script>Mallory</script>",
+        avatar_url: "https://example.com/avatars/mallory.png",
     },
 ];
 
@@ -176,16 +124,52 @@ async fn sign_in(Form(SignIn { user }): Form<SignIn>) -> impl IntoResponse {
     ([(SET_COOKIE, format!("demo-user={id}; Path=/; HttpOnly; SameSite=Lax"))], Redirect::to("/"))
 }
 
-/// Text for an HTML attribute.
-struct Escaped<'a>(&'a str);
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|character| match character {
-            '&' => f.write_str("&amp;"),
-            '<' => f.write_str("&lt;"),
-            '"' => f.write_str("&quot;"),
-            other => write!(f, "{other}"),
-        })
-    }
+#[derive(Deserialize)]
+struct Fault {
+    fault: String,
 }
+
+/// Makes the fake slow, or takes it down.
+async fn fault(State(portal): State<Portal>, Form(Fault { fault }): Form<Fault>) -> Redirect {
+    if let Some(fake) = &portal.fake {
+        fake.recover();
+        match fault.as_str() {
+            "slow" => fake.set_latency(Duration::from_secs(2)),
+            "down" => fake.reply_always(Reply::status(503)),
+            _ => {}
+        }
+        info!("the fake of Released is {fault} now");
+    }
+    Redirect::to("/")
+}
+
+/// The endpoint, and a line in the log.
+async fn api_token(parts: Parts) -> Response {
+    let response = token_endpoint(parts).await;
+    info!("the token endpoint answered {}", response.status().as_u16());
+    response
+}
+
+/// The nonce of a response's policy.
+#[derive(Clone)]
+pub(crate) struct Nonce(pub(crate) String);
+
+/// Allows the site's own files, and scripts with the response's nonce.
+async fn strictest_policy(mut request: Request, next: Next) -> Response {
+    // A real site takes the nonce from a cryptographic source of randomness.
+    let nonce = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+    let policy = format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'self'; img-src data:; connect-src 'self'; \
+         base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    );
+    request.extensions_mut().insert(Nonce(nonce));
+    let response = next.run(request).await;
+    ([("content-security-policy", policy)], response).into_response()
+}
+
+fn asset(kind: &'static str, content: &'static str) -> impl IntoResponse {
+    ([(CONTENT_TYPE, format!("{kind}; charset=utf-8")), (CACHE_CONTROL, "no-cache".to_owned())], content)
+}
+
+/// Whoever is signed in, for pages that greet them.
+pub(crate) type SignedIn = Option<Extension<CurrentUser>>;

@@ -12,6 +12,7 @@
 
   const STYLE = `
     :host { display: block; color-scheme: light dark; }
+    :host([hidden]) { display: none; }
     :host([color-scheme=light]) { color-scheme: light; }
     :host([color-scheme=dark]) { color-scheme: dark; }
     section {
@@ -42,6 +43,8 @@
         }
         this.attachShadow({ mode: "open" }).append(style, section);
         this.shadowRoot.querySelector("[part=kind]").textContent = NAMES[this.localName];
+        // A form that is a dialog waits until it is shown.
+        this.hidden = this.localName === "released-form" && this.getAttribute("dialog") === "true";
       }
       this.#verify();
     }
@@ -77,6 +80,16 @@
       this.dataset.state = state;
     }
   }
+
+  const setHidden = (kind, id, hidden) => {
+    for (const element of document.querySelectorAll(`released-${kind}`)) {
+      if (element.getAttribute(`${kind}-id`) === id) element.hidden = hidden;
+    }
+  };
+  window.Released = {
+    show: (kind, id) => setHidden(kind, id, false),
+    close: (kind, id) => setHidden(kind, id, true),
+  };
 
   for (const name of Object.keys(NAMES)) {
     // A page may include the script twice.

@@ -1,0 +1,404 @@
+//! The demo in a real browser: headless Chromium, driven through `WebDriver`.
+//!
+//! It needs the programs `chromium` and `chromedriver`. Without them the tests are skipped, and say so; with the variable
+//! `TOWER_RELEASED_BROWSER` set to `required`, they fail.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fantoccini::{Client, ClientBuilder, Locator};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tower_released::testing::{FakeReleased, Reply};
+
+#[path = "../examples/demo/pages.rs"]
+mod pages;
+#[path = "../examples/demo/site.rs"]
+mod site;
+
+/// More than anything takes that is waited for, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The demo, the fake behind it, and a browser to look at it with.
+struct Setup {
+    released: Arc<FakeReleased>,
+    origin: String,
+    browser: Client,
+    // The driver ends the browser, and its profile goes with it.
+    _driver: Driver,
+}
+
+struct Driver {
+    process: Child,
+    profile: std::path::PathBuf,
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_dir_all(&self.profile);
+    }
+}
+
+impl Setup {
+    /// `None` where there is no browser.
+    async fn new(name: &str) -> Option<Self> {
+        let is_there = |program: &str| Command::new(program).arg("--version").output().is_ok();
+        if !is_there("chromium") || !is_there("chromedriver") {
+            let required = std::env::var("TOWER_RELEASED_BROWSER").is_ok_and(|value| value == "required");
+            assert!(!required, "chromium and chromedriver are required, and not there");
+            eprintln!("SKIPPED: {name} needs the programs chromium and chromedriver, which are not there");
+            return None;
+        }
+        let released = Arc::new(FakeReleased::start().await.unwrap());
+        let portal = site::Portal { channel_id: "demo-channel".to_owned(), fake: Some(Arc::clone(&released)) };
+        let site = site::site(released.client().unwrap(), portal).unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let origin = format!("http://localhost:{}", listener.local_addr().unwrap().port());
+        tokio::spawn(async { axum::serve(listener, site).await.unwrap() });
+
+        let profile = std::env::temp_dir().join(format!("tower-released-browser-{}-{name}", std::process::id()));
+        let mut process = Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(process.stdout.take().unwrap()).lines();
+        let driver = Driver { process, profile: profile.clone() };
+        let port = tokio::task::spawn_blocking(move || {
+            let port = said.by_ref().map_while(Result::ok).find_map(|line| {
+                let (_, port) = line.split_once("started successfully on port ")?;
+                port.trim_end_matches('.').parse::<u16>().ok()
+            });
+            // It must not be stopped by a pipe that nobody reads.
+            std::thread::spawn(move || said.for_each(drop));
+            port
+        });
+        let port = port.await.unwrap().expect("chromedriver says its port");
+        let arguments = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-dev-shm-usage",
+        ];
+        let mut arguments: Vec<_> = arguments.map(str::to_owned).to_vec();
+        arguments.push(format!("--user-data-dir={}", profile.display()));
+        let Value::Object(capabilities) = json!({
+            "goog:chromeOptions": { "args": arguments, "binary": "/usr/bin/chromium" },
+            "goog:loggingPrefs": { "browser": "ALL" },
+        }) else {
+            unreachable!("it is an object");
+        };
+        let browser = ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new())
+            .capabilities(capabilities)
+            .connect(&format!("http://127.0.0.1:{port}"))
+            .await;
+        Some(Self { released, origin, browser: browser.unwrap(), _driver: driver })
+    }
+
+    async fn open(&self, path: &str) {
+        self.browser.goto(&format!("{}{path}", self.origin)).await.unwrap();
+    }
+
+    async fn sign_in(&self, user: &str) {
+        self.open("/about").await;
+        let button = format!("button[name=user][value={user}]");
+        self.browser.find(Locator::Css(&button)).await.unwrap().click().await.unwrap();
+    }
+
+    async fn click(&self, selector: &str) {
+        self.browser.find(Locator::Css(selector)).await.unwrap().click().await.unwrap();
+    }
+
+    async fn run(&self, script: &str) -> Value {
+        self.browser.execute(script, Vec::new()).await.unwrap()
+    }
+
+    /// What the embed says, once it says something final.
+    async fn said_by(&self, element: &str) -> String {
+        let script = format!(
+            "const element = document.querySelector('{element}');
+             const state = element?.dataset.state;
+             return state && state !== 'pending' ? element.shadowRoot.querySelector('[part=state]').textContent : null;"
+        );
+        self.eventually(&script).await.as_str().unwrap().to_owned()
+    }
+
+    /// Waits until a script returns something.
+    async fn eventually(&self, script: &str) -> Value {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let value = self.run(script).await;
+            if !matches!(value, Value::Null | Value::Bool(false)) {
+                return value;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "this never came true: {script}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Tells the browser something that only its developer tools can say.
+    async fn devtools(&self, command: &'static str, parameters: Value) {
+        self.browser.issue_cmd(DevTools { command, parameters }).await.unwrap();
+    }
+
+    /// Collects violations of the policy, and errors, from the moment a page is there.
+    async fn violations(&self) -> Vec<String> {
+        let messages = self.browser.issue_cmd(Log).await.unwrap();
+        let messages = messages.as_array().unwrap().iter();
+        messages
+            .filter_map(|entry| entry["message"].as_str())
+            .filter(|text| is_violation(text))
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+fn is_violation(message: &str) -> bool {
+    message.contains("Content Security Policy") || message.contains("Uncaught")
+}
+
+/// The browser's console, which `WebDriver` knows only in Chromium's dialect.
+#[derive(Debug)]
+struct Log;
+
+impl fantoccini::wd::WebDriverCompatibleCommand for Log {
+    fn endpoint(&self, base: &url::Url, session: Option<&str>) -> Result<url::Url, url::ParseError> {
+        base.join(&format!("session/{}/se/log", session.unwrap_or_default()))
+    }
+
+    fn method_and_body(&self, _: &url::Url) -> (http::Method, Option<String>) {
+        (http::Method::POST, Some(json!({ "type": "browser" }).to_string()))
+    }
+}
+
+#[derive(Debug)]
+struct DevTools {
+    command: &'static str,
+    parameters: Value,
+}
+
+impl fantoccini::wd::WebDriverCompatibleCommand for DevTools {
+    fn endpoint(&self, base: &url::Url, session: Option<&str>) -> Result<url::Url, url::ParseError> {
+        base.join(&format!("session/{}/goog/cdp/execute", session.unwrap_or_default()))
+    }
+
+    fn method_and_body(&self, _: &url::Url) -> (http::Method, Option<String>) {
+        (http::Method::POST, Some(json!({ "cmd": self.command, "params": self.parameters }).to_string()))
+    }
+}
+
+#[tokio::test]
+async fn a_page_with_a_token_is_verified() {
+    let Some(setup) = Setup::new("verified").await else { return };
+    setup.open("/").await;
+    assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
+    setup.open("/widget").await;
+    assert_eq!(setup.said_by("released-widget").await, "Verified as Ada Lovelace");
+    assert_eq!(setup.said_by("released-form").await, "Verified as Ada Lovelace");
+    assert_eq!(setup.run("return document.querySelector('released-form').hidden").await, json!(true));
+    setup.click("#feedback").await;
+    assert_eq!(setup.run("return document.querySelector('released-form').hidden").await, json!(false));
+    assert_eq!(setup.released.counts().minted, 2, "one token a page");
+    assert_eq!(setup.violations().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn nobody_and_an_outage_leave_the_page() {
+    let Some(setup) = Setup::new("nobody").await else { return };
+    setup.sign_in("nobody").await;
+    assert!(setup.said_by("released-page").await.contains("Not signed in"));
+    assert_eq!(setup.released.counts().minted, 0);
+
+    setup.sign_in("ada").await;
+    setup.released.reply_always(Reply::status(503));
+    setup.open("/").await;
+    assert!(setup.said_by("released-page").await.contains("Not signed in"));
+    let note = setup.browser.find(Locator::Css(".note")).await.unwrap().text().await.unwrap();
+    assert_eq!(note, "There is no token right now, and the page works all the same.");
+}
+
+#[tokio::test]
+async fn a_token_that_is_too_old_is_denied() {
+    let Some(setup) = Setup::new("denied").await else { return };
+    setup.released.set_token_life(Duration::ZERO);
+    setup.open("/").await;
+    assert_eq!(setup.said_by("released-page").await, "Access denied: the token has expired");
+}
+
+#[tokio::test]
+async fn the_strictest_policy_is_not_violated() {
+    let Some(setup) = Setup::new("strict").await else { return };
+    setup.open("/strict").await;
+    assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
+    assert_eq!(setup.violations().await, [""; 0]);
+    // And the test would see a violation: what the policy does not allow is reported.
+    setup
+        .run("const image = new Image(); image.src = 'https://elsewhere.example/x.png'; document.body.append(image);")
+        .await;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while setup.violations().await.is_empty() {
+        assert!(tokio::time::Instant::now() < deadline, "the browser reports no violation at all");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn two_tabs_of_two_users_are_not_mixed_up() {
+    let Some(setup) = Setup::new("tabs").await else { return };
+    setup.sign_in("ada").await;
+    assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
+    let first = setup.browser.window().await.unwrap();
+    let second = setup.browser.new_window(true).await.unwrap().handle;
+    setup.browser.switch_to_window(second).await.unwrap();
+    setup.sign_in("grace").await;
+    assert_eq!(setup.said_by("released-page").await, "Verified as Grace Hopper");
+    setup.open("/static").await;
+    assert_eq!(setup.said_by("released-page").await, "Verified as Grace Hopper");
+
+    // The first tab is as it was until it is loaded anew.
+    setup.browser.switch_to_window(first).await.unwrap();
+    assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
+    setup.browser.refresh().await.unwrap();
+    assert_eq!(setup.said_by("released-page").await, "Verified as Grace Hopper");
+}
+
+#[tokio::test]
+async fn a_hostile_name_changes_nothing() {
+    let Some(setup) = Setup::new("hostile").await else { return };
+    setup.sign_in("mallory").await;
+    assert_eq!(setup.said_by("released-page").await, "Verified as \"><script>Mallory</script>");
+    assert_eq!(setup.run("return document.scripts.length").await, json!(2));
+    assert_eq!(setup.violations().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_cached_page_asks_for_its_token_itself_and_once() {
+    let Some(setup) = Setup::new("cached").await else { return };
+    setup.open("/static").await;
+    assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
+    // Ten embeds that are added at once are one request.
+    setup
+        .run(
+            "const ten = Array.from({ length: 10 }, () => document.querySelector('released-page').cloneNode());
+             document.querySelector('released-page').replaceWith(...ten);",
+        )
+        .await;
+    let all_verified =
+        "return [...document.querySelectorAll('released-page')].every(e => e.dataset.state === 'verified')
+        && document.querySelectorAll('released-page').length === 10";
+    setup.eventually(all_verified).await;
+    assert_eq!(setup.released.counts().minted, 2);
+}
+
+#[tokio::test]
+async fn an_embed_that_is_added_late_is_verified() {
+    let Some(setup) = Setup::new("late").await else { return };
+    setup.open("/swap").await;
+    setup.click("[hx-get='/swap/portal']").await;
+    assert_eq!(setup.said_by("released-page[auth-token]").await, "Verified as Ada Lovelace");
+    setup.click("#by-script").await;
+    assert_eq!(setup.said_by("released-page[data-released-auth]").await, "Verified as Ada Lovelace");
+    // Each swap is a mount with a ticket of its own.
+    let before = setup.released.counts().minted;
+    setup.run("document.querySelector('released-page').dataset.old = 1").await;
+    setup.click("#by-script").await;
+    setup
+        .eventually("return document.querySelector('released-page:not([data-old])')?.dataset.state === 'verified'")
+        .await;
+    assert!(setup.released.counts().minted > before);
+}
+
+#[tokio::test]
+async fn a_401_stops_the_script() {
+    let Some(setup) = Setup::new("unauthorized").await else { return };
+    setup.sign_in("nobody").await;
+    setup.open("/static").await;
+    let note = "return document.querySelector('#script-note').textContent.includes('has stopped')";
+    setup.eventually(note).await;
+    setup.run("const ask = window.fetch; window.fetch = (...all) => (window.asked = (window.asked ?? 0) + 1, ask(...all))").await;
+    setup.run("window.dispatchEvent(new Event('online'))").await;
+    assert_eq!(setup.run("return window.asked ?? 0").await, json!(0));
+    // Another mount is another matter, and shows that the count counts.
+    setup.run("document.body.append(document.querySelector('released-page').cloneNode())").await;
+    setup.eventually("return window.asked === 1").await;
+}
+
+#[tokio::test]
+async fn the_script_goes_on_when_the_outage_is_over() {
+    let Some(setup) = Setup::new("recovered").await else { return };
+    setup.released.reply_always(Reply::status(500));
+    setup.open("/static").await;
+    setup.eventually("return document.querySelector('#script-note').textContent.includes('tries again')").await;
+    setup.released.recover();
+    setup.run("window.dispatchEvent(new Event('online'))").await;
+    assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
+}
+
+#[tokio::test]
+async fn a_page_that_comes_back_from_the_back_forward_cache_is_verified() {
+    let Some(setup) = Setup::new("bfcache").await else { return };
+    setup.open("/static").await;
+    setup.run("addEventListener('pageshow', event => { window.cameBack = event.persisted; })").await;
+    assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
+    setup.open("/about").await;
+    setup.browser.back().await.unwrap();
+    setup.eventually("return window.cameBack === true").await;
+    assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
+    assert_eq!(setup.released.counts().minted, 1, "the embed has its session, and needs no other ticket");
+}
+
+#[tokio::test]
+async fn a_ticket_that_nobody_took_before_the_page_went_away_is_replaced_when_it_comes_back() {
+    let Some(setup) = Setup::new("stale").await else { return };
+    // Released's own script does not come, so that the ticket is not taken; and it is hardly good for anything.
+    setup.devtools("Network.enable", json!({})).await;
+    setup.devtools("Network.setBlockedURLs", json!({ "urls": ["*/1/embed.js"] })).await;
+    setup.released.set_token_life(Duration::from_secs(31));
+    setup.open("/static").await;
+    setup.run("addEventListener('pageshow', event => { window.cameBack = event.persisted; })").await;
+    setup.eventually("return document.querySelector('released-page').hasAttribute('auth-token')").await;
+    setup.open("/about").await;
+    setup.browser.back().await.unwrap();
+    setup.eventually("return window.cameBack === true").await;
+    setup.released.wait_until(|counts| counts.minted == 2).await;
+
+    setup.devtools("Network.setBlockedURLs", json!({ "urls": [] })).await;
+    let script = setup.released.embed_script_url();
+    setup
+        .run(&format!("document.head.append(Object.assign(document.createElement('script'), {{ src: '{script}' }}))"))
+        .await;
+    assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
+}
+
+/// What the vendor's own demo expects of a server: `POST /api/released-token`, without a body.
+#[tokio::test]
+async fn the_endpoint_keeps_the_contract_of_the_vendors_demo() {
+    let Some(setup) = Setup::new("contract").await else { return };
+    setup.open("/about").await;
+    let answer = setup
+        .browser
+        .execute_async(
+            "const done = arguments[0];
+             fetch('/api/released-token', { method: 'POST' }).then(async (response) => {
+               const { token } = await response.json();
+               const page = document.createElement('released-page');
+               page.setAttribute('auth-token', token);
+               document.body.append(page);
+               done([response.status, typeof token]);
+             });",
+            Vec::new(),
+        )
+        .await
+        .unwrap();
+    assert_eq!(answer, json!([200, "string"]));
+    let token = setup.run("return document.querySelector('released-page').getAttribute('auth-token')").await;
+    assert!(setup.released.open_session(token.as_str().unwrap()).is_ok());
+}
