@@ -27,6 +27,8 @@ type Failure = Box<dyn Error + Send + Sync>;
 
 const MINTS: usize = 10_000;
 
+const ONE_MIB: usize = 1024 * 1024;
+
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     if std::env::args().nth(1).as_deref() == Some("fake") {
@@ -43,7 +45,8 @@ async fn main() -> Result<(), Failure> {
         .circuit_open_for(Duration::from_secs(1), Duration::from_secs(1))
         .build()?;
     let user = User::new("ada", "ada@example.com")?.with_name("Ada Lovelace");
-    println!("{:34} {}", "at the start", Figures::now()?);
+    let at_start = Figures::now()?;
+    println!("{:34} {at_start}", "at the start");
 
     for round in 1..=4 {
         println!("\nround {round}");
@@ -71,7 +74,11 @@ async fn main() -> Result<(), Failure> {
 
         // The pool closes what is idle when it next looks.
         tokio::time::sleep(Duration::from_secs(2)).await;
-        println!("{:34} {}", "at rest", Figures::now()?);
+        let at_rest = Figures::now()?;
+        println!("{:34} {at_rest}", "at rest");
+        if at_rest.allocated_bytes > at_start.allocated_bytes + ONE_MIB || at_rest.tasks > 0 {
+            return Err("something was left behind".into());
+        }
     }
     Ok(())
 }

@@ -108,7 +108,10 @@ impl PendingToken {
         };
         running.waiters.add(cx.waker());
         let wake_all = Waker::from(Arc::clone(&running.waiters));
-        let outcome = ready!(running.mint.as_mut().poll(&mut Context::from_waker(&wake_all)));
+        let unless_it_panics = WakeOnDrop(&running.waiters);
+        let polled = running.mint.as_mut().poll(&mut Context::from_waker(&wake_all));
+        std::mem::forget(unless_it_panics);
+        let outcome = ready!(polled);
         log_failure(&outcome);
         Poll::Ready(self.finish(slot, outcome))
     }
@@ -178,6 +181,15 @@ impl Waiters {
 
     fn wakers(&self) -> MutexGuard<'_, Vec<Waker>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Wakes everybody if the mint panics under the poll of one: the others must find out.
+struct WakeOnDrop<'a>(&'a Waiters);
+
+impl Drop for WakeOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.wake_all();
     }
 }
 

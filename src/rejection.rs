@@ -89,7 +89,7 @@ impl AuthTokenRejection {
         if let Some(delay) = self.retry_after() {
             // Rounded up, or clients come back too early.
             let seconds = delay.as_secs().saturating_add(u64::from(delay.subsec_nanos() > 0));
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
     }
 

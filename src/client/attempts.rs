@@ -11,17 +11,8 @@ use crate::error::{MintError, MintErrorKind};
 /// A new attempt is only worth it if this much of the deadline is left for it.
 const WORTH_AN_ATTEMPT: Duration = Duration::from_millis(250);
 
-/// The longest `Retry-After` that a page is made to wait for.
-const LONGEST_WAIT_ASKED_FOR: Duration = Duration::from_secs(1);
-
-/// What the first pause is a random part of; doubled for every further one.
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// The same after 429 and 503, which ask for patience.
-const PATIENT_PAUSE: Duration = Duration::from_millis(200);
-
-/// No pause is longer than this.
-const LONGEST_PAUSE: Duration = Duration::from_millis(400);
+/// After 429 and 503, which ask for patience, pauses are so many times as long.
+const PATIENCE: u32 = 4;
 
 /// The window of the retry budget.
 const BUDGET_WINDOW: Duration = Duration::from_secs(10);
@@ -48,22 +39,41 @@ impl Failure {
 /// multiply the load on a Released that is failing under it.
 #[derive(Debug)]
 pub(crate) struct Attempts {
-    max: u32,
-    /// How long one attempt may take.
-    timeout: Duration,
+    limits: AttemptLimits,
     budget: TpsBudget,
 }
 
+/// What can be chosen of the attempts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct AttemptLimits {
+    pub(crate) max: u32,
+    /// How long one attempt may take.
+    pub(crate) timeout: Duration,
+    /// What the first pause is a random part of; doubled for every further one.
+    pub(crate) pause: Duration,
+    /// No pause is longer than this.
+    pub(crate) longest_pause: Duration,
+    /// The longest `Retry-After` that a page is made to wait for.
+    pub(crate) longest_retry_after: Duration,
+    /// How many attempts more the first attempts entitle to, as a fraction; one a second comes on top.
+    pub(crate) budget: f32,
+}
+
 impl Attempts {
-    /// `budget` is how many attempts more the first attempts entitle to, as a fraction; one a second comes on top.
-    pub(crate) fn new(max: u32, timeout: Duration, budget: f32) -> Self {
+    pub(crate) fn new(limits: AttemptLimits) -> Self {
         // Within what `TpsBudget` takes without a panic.
-        let budget = if budget.is_nan() { 0.0 } else { budget.clamp(0.0, 10.0) };
-        Self { max, timeout, budget: TpsBudget::new(BUDGET_WINDOW, 1, budget) }
+        let budget = if limits.budget.is_nan() { 0.0 } else { limits.budget.clamp(0.0, 10.0) };
+        Self { limits, budget: TpsBudget::new(BUDGET_WINDOW, 1, budget) }
     }
 
     /// Calls `attempt` with 1, 2, 3 until it succeeds, or there is no sense in another one.
-    pub(crate) async fn run<T, A>(&self, deadline: Instant, attempt: impl Fn(u32) -> A) -> Result<T, MintError>
+    /// `at_most` so often, if that is less than its own maximum.
+    pub(crate) async fn run<T, A>(
+        &self,
+        deadline: Instant,
+        at_most: u32,
+        attempt: impl Fn(u32) -> A,
+    ) -> Result<T, MintError>
     where
         A: Future<Output = Result<T, Failure>>,
     {
@@ -71,12 +81,12 @@ impl Attempts {
         let mut number = 1;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let failure = match timeout(left.min(self.timeout), attempt(number)).await {
+            let failure = match timeout(left.min(self.limits.timeout), attempt(number)).await {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(failure)) => failure,
                 Err(_elapsed) => Failure::transient(MintError::new(MintErrorKind::Timeout)),
             };
-            match self.pause_after(&failure, number, deadline) {
+            match self.pause_after(&failure, number, at_most, deadline) {
                 Some(pause) => sleep(pause).await,
                 None => return Err(failure.error),
             }
@@ -86,29 +96,30 @@ impl Attempts {
     }
 
     /// How long to pause before the next attempt, if there is to be one.
-    fn pause_after(&self, failure: &Failure, number: u32, deadline: Instant) -> Option<Duration> {
-        if !failure.is_transient || number >= self.max {
+    fn pause_after(&self, failure: &Failure, number: u32, at_most: u32, deadline: Instant) -> Option<Duration> {
+        if !failure.is_transient || number >= self.limits.max.min(at_most) {
             return None;
         }
         let asked_for = failure.error.retry_after().unwrap_or_default();
-        if asked_for > LONGEST_WAIT_ASKED_FOR {
+        if asked_for > self.limits.longest_retry_after {
             return None;
         }
-        let pause = random_pause(number, failure.error.status()).max(asked_for);
+        let pause = self.random_pause(number, failure.error.status()).max(asked_for);
         let left = deadline.saturating_duration_since(Instant::now());
         // The budget last: a withdrawal is not given back.
         (pause + WORTH_AN_ATTEMPT <= left && self.budget.withdraw()).then_some(pause)
     }
-}
 
-/// Full jitter: anything from nothing to the whole, so that those who failed together do not come back together.
-fn random_pause(number: u32, status: Option<StatusCode>) -> Duration {
-    let base = match status {
-        Some(StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => PATIENT_PAUSE,
-        _ => PAUSE,
-    };
-    let whole = base.saturating_mul(2_u32.saturating_pow(number - 1)).min(LONGEST_PAUSE);
-    whole.mul_f64(fastrand::f64())
+    /// Full jitter: anything from nothing to the whole, so that those who failed together do not come back together.
+    fn random_pause(&self, number: u32, status: Option<StatusCode>) -> Duration {
+        let factor = match status {
+            Some(StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => PATIENCE,
+            _ => 1,
+        };
+        let doubled = 2_u32.saturating_pow(number - 1).saturating_mul(factor);
+        let whole = self.limits.pause.saturating_mul(doubled).min(self.limits.longest_pause);
+        whole.mul_f64(fastrand::f64())
+    }
 }
 
 #[cfg(test)]
@@ -121,8 +132,17 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(3);
 
+    const LIMITS: AttemptLimits = AttemptLimits {
+        max: 3,
+        timeout: Duration::from_millis(1500),
+        pause: Duration::from_millis(50),
+        longest_pause: Duration::from_millis(400),
+        longest_retry_after: Duration::from_secs(1),
+        budget: 0.1,
+    };
+
     fn attempts() -> Attempts {
-        Attempts::new(3, Duration::from_millis(1500), 0.1)
+        Attempts::new(LIMITS)
     }
 
     fn transient() -> Failure {
@@ -133,7 +153,7 @@ mod tests {
     async fn run(attempts: &Attempts, fail: impl Fn(u32) -> Option<Failure>) -> (bool, u32, Duration) {
         let (start, calls) = (Instant::now(), Cell::new(0));
         let result = attempts
-            .run(start + DEADLINE, |number| {
+            .run(start + DEADLINE, u32::MAX, |number| {
                 calls.set(number);
                 let failure = fail(number);
                 async { failure.map_or(Ok(()), Err) }
@@ -153,6 +173,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_caller_may_allow_fewer_attempts() {
+        let calls = Cell::new(0);
+        let attempts = attempts();
+        let once = attempts.run(Instant::now() + DEADLINE, 1, |number| {
+            calls.set(number);
+            async { Err::<(), _>(transient()) }
+        });
+        assert!(once.await.is_err());
+        assert_eq!(calls.get(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_lasts_is_not_tried_again() {
         let lasting = |_| Some(Failure::lasting(MintError::new(MintErrorKind::Rejected)));
         assert!(matches!(run(&attempts(), lasting).await, (false, 1, Duration::ZERO)));
@@ -162,7 +194,7 @@ mod tests {
     async fn an_attempt_that_stalls_leaves_time_for_another() {
         let start = Instant::now();
         let result = attempts()
-            .run(start + DEADLINE, |number| async move {
+            .run(start + DEADLINE, u32::MAX, |number| async move {
                 if number == 1 {
                     sleep(Duration::from_secs(60)).await;
                 }
@@ -177,7 +209,7 @@ mod tests {
     async fn two_stalls_end_within_the_deadline() {
         let (start, calls) = (Instant::now(), Cell::new(0));
         let result = attempts()
-            .run(start + DEADLINE, |number| {
+            .run(start + DEADLINE, u32::MAX, |number| {
                 calls.set(number);
                 async { std::future::pending::<Result<(), Failure>>().await }
             })
@@ -200,7 +232,7 @@ mod tests {
         assert_eq!((succeeded, calls, took), (true, 2, Duration::from_secs(1)));
         let (succeeded, calls, took) = run(&attempts(), |number| (number == 1).then(|| throttled(0))).await;
         assert_eq!((succeeded, calls), (true, 2));
-        assert!(took <= PATIENT_PAUSE);
+        assert!(took <= LIMITS.pause * PATIENCE);
         assert!(matches!(run(&attempts(), |_| Some(throttled(2))).await, (false, 1, Duration::ZERO)));
     }
 
@@ -208,7 +240,7 @@ mod tests {
     async fn there_is_no_attempt_without_time_for_it() {
         let start = Instant::now();
         let attempts = attempts();
-        let result = attempts.run(start + Duration::from_millis(260), |_| async {
+        let result = attempts.run(start + Duration::from_millis(260), u32::MAX, |_| async {
             sleep(Duration::from_millis(20)).await;
             Err::<(), _>(transient())
         });
@@ -224,7 +256,7 @@ mod tests {
             // Without pauses between the mints, so that none of the budget comes back with time.
             let deadline = Instant::now() + DEADLINE;
             let _ = attempts
-                .run(deadline, |_| {
+                .run(deadline, u32::MAX, |_| {
                     calls.set(calls.get() + 1);
                     async { Err::<(), _>(transient()) }
                 })
@@ -239,8 +271,11 @@ mod tests {
         #[test]
         fn pauses_are_random_and_bounded(number in 1..40_u32, throttled: bool) {
             let status = throttled.then_some(StatusCode::SERVICE_UNAVAILABLE);
-            prop_assert!(random_pause(number, status) <= LONGEST_PAUSE);
-            prop_assert!(random_pause(1, None) <= PAUSE);
+            // The budget looks at the runtime's clock.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            let _entered = runtime.enter();
+            prop_assert!(attempts().random_pause(number, status) <= LIMITS.longest_pause);
+            prop_assert!(attempts().random_pause(1, None) <= LIMITS.pause);
         }
 
         /// However mints fail, succeed and are spread over time, the budget is kept.
@@ -253,7 +288,7 @@ mod tests {
                 let start = Instant::now();
                 for (failures, wait) in &mints {
                     let _ = attempts
-                        .run(Instant::now() + DEADLINE, |number| {
+                        .run(Instant::now() + DEADLINE, u32::MAX, |number| {
                             calls.set(calls.get() + 1);
                             let failure = (number <= *failures).then(transient);
                             async { failure.map_or(Ok(()), Err) }

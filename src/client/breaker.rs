@@ -10,9 +10,6 @@ use crate::telemetry::{info, warn};
 /// The window over which the rate of failures is taken, in seconds.
 const WINDOW_SECONDS: usize = 10;
 
-/// The fewest mints in the window of which a rate is taken: fewer say nothing.
-const RATE_NEEDS: u32 = 20;
-
 /// How far the time that the breaker stays open strays in both directions, so that servers do not probe in step.
 const JITTER: f64 = 0.2;
 
@@ -33,12 +30,22 @@ pub(crate) enum Verdict {
 /// a while, and closes with its success.
 #[derive(Debug)]
 pub(crate) struct Breaker {
-    /// How many failures in a row open it.
-    opens_after: u32,
-    /// How long it stays open at first; doubled each time a probe fails.
-    first_open: Duration,
-    longest_open: Duration,
+    limits: BreakerLimits,
     state: Mutex<State>,
+}
+
+/// What can be chosen of the breaker.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct BreakerLimits {
+    /// How many failures in a row open it.
+    pub(crate) opens_after: u32,
+    /// Which part of the mints in the window must fail to open it,
+    pub(crate) failing_part: f64,
+    /// and of how many at least: of fewer it says nothing.
+    pub(crate) of_at_least: u32,
+    /// How long it stays open at first; doubled each time a probe fails.
+    pub(crate) first_open: Duration,
+    pub(crate) longest_open: Duration,
 }
 
 #[derive(Debug)]
@@ -61,15 +68,16 @@ enum Phase {
 }
 
 impl Breaker {
-    pub(crate) fn new(opens_after: u32, first_open: Duration, longest_open: Duration) -> Self {
+    pub(crate) fn new(limits: BreakerLimits) -> Self {
+        super::metrics::circuit_open(false);
         let state = State {
             phase: Phase::Closed,
             era: 0,
             failures_in_a_row: 0,
             window: Window::new(Instant::now()),
-            next_open: first_open,
+            next_open: limits.first_open,
         };
-        Self { opens_after, first_open, longest_open, state: Mutex::new(state) }
+        Self { limits, state: Mutex::new(state) }
     }
 
     /// Lets a mint through, or tells after how long it makes sense to try again.
@@ -122,7 +130,7 @@ impl Breaker {
             Verdict::Throttled => state.window.add(now, true),
             Verdict::Unrelated => return,
         }
-        if state.failures_in_a_row >= self.opens_after || state.window.is_failing(now) {
+        if state.failures_in_a_row >= self.limits.opens_after || state.window.is_failing(now, &self.limits) {
             self.open(&mut state, now);
         }
     }
@@ -132,7 +140,7 @@ impl Breaker {
         let open_for = state.next_open.mul_f64(stray);
         state.phase = Phase::Open(now + open_for);
         state.era += 1;
-        state.next_open = (state.next_open * 2).min(self.longest_open);
+        state.next_open = state.next_open.saturating_mul(2).min(self.limits.longest_open);
         warn!(
             open_for_ms = u64::try_from(open_for.as_millis()).unwrap_or(u64::MAX),
             "Released keeps failing: the circuit breaker is open, and mints fail at once until a probe succeeds"
@@ -145,7 +153,7 @@ impl Breaker {
         state.era += 1;
         state.failures_in_a_row = 0;
         state.window = Window::new(now);
-        state.next_open = self.first_open;
+        state.next_open = self.limits.first_open;
         info!("Released answers again: the circuit breaker is closed");
         super::metrics::circuit_open(false);
     }
@@ -166,6 +174,11 @@ pub(crate) struct Admission<'a> {
 }
 
 impl Admission<'_> {
+    /// Whether this mint alone decides if the breaker closes.
+    pub(crate) fn is_probe(&self) -> bool {
+        self.is_probe
+    }
+
     pub(crate) fn report(mut self, verdict: Verdict) {
         self.reported = true;
         self.breaker.report(&self, verdict);
@@ -209,12 +222,12 @@ impl Window {
         bucket.failed += u32::from(failed);
     }
 
-    /// Whether at least half of at least twenty failed.
-    fn is_failing(&self, now: Instant) -> bool {
+    /// Whether too large a part of enough mints failed.
+    fn is_failing(&self, now: Instant, limits: &BreakerLimits) -> bool {
         let second = self.second(now);
         let recent = self.buckets.iter().filter(|bucket| second - bucket.second < WINDOW_SECONDS);
         let (all, failed) = recent.fold((0, 0), |(all, failed), bucket| (all + bucket.all, failed + bucket.failed));
-        all >= RATE_NEEDS && failed * 2 >= all
+        all >= limits.of_at_least && f64::from(failed) >= f64::from(all) * limits.failing_part
     }
 
     fn second(&self, now: Instant) -> usize {
@@ -230,7 +243,13 @@ mod tests {
     use super::*;
 
     fn breaker() -> Breaker {
-        Breaker::new(5, Duration::from_secs(5), Duration::from_secs(60))
+        Breaker::new(BreakerLimits {
+            opens_after: 5,
+            failing_part: 0.5,
+            of_at_least: 20,
+            first_open: Duration::from_secs(5),
+            longest_open: Duration::from_secs(60),
+        })
     }
 
     fn report(breaker: &Breaker, verdict: Verdict) {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use reqwest::redirect;
 
-use super::attempts::Attempts;
-use super::breaker::Breaker;
+use super::attempts::{AttemptLimits, Attempts};
+use super::breaker::{Breaker, BreakerLimits};
 use super::endpoint::{Endpoint, InvalidEndpoint};
 use super::exchange::Exchange;
 use super::gate::Gate;
@@ -20,23 +20,31 @@ use super::{Limit, ReleasedClient, Shared};
 /// How long a page waits for its token, everything included.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(3);
 
-/// How long one attempt may take, so that two that stall fit into the deadline.
-const DEFAULT_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1500);
-
 /// How long a connection may take to open: DNS, TCP and TLS.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often a mint is attempted. More would rarely help within the deadline.
-const DEFAULT_MAX_ATTEMPTS: u32 = 3;
+/// Two attempts that stall fit into the deadline, and more would rarely help. The budget is what Released gets on top
+/// when it is failing.
+const DEFAULT_ATTEMPTS: AttemptLimits = AttemptLimits {
+    max: 3,
+    timeout: Duration::from_millis(1500),
+    pause: Duration::from_millis(50),
+    longest_pause: Duration::from_millis(400),
+    longest_retry_after: Duration::from_secs(1),
+    budget: 0.1,
+};
 
-/// How many attempts more than mints there may be, as a fraction: what Released gets on top when it is failing.
-const DEFAULT_RETRY_BUDGET: f32 = 0.1;
+/// What says that Released is failing, and how long it is left alone then.
+const DEFAULT_BREAKER: BreakerLimits = BreakerLimits {
+    opens_after: 5,
+    failing_part: 0.5,
+    of_at_least: 20,
+    first_open: Duration::from_secs(5),
+    longest_open: Duration::from_secs(60),
+};
 
-/// How many mints must fail in a row before they are held back.
-const DEFAULT_OPENS_AFTER: u32 = 5;
-
-/// How long mints are held back at first, and at most.
-const DEFAULT_OPEN_FOR: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// Longer durations make no sense, and are more than clocks can add.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// How many mints may be in flight.
 const DEFAULT_MAX_IN_FLIGHT: usize = 128;
@@ -62,12 +70,9 @@ pub struct ReleasedClientBuilder {
     endpoint: Option<String>,
     api: TokenApi,
     deadline: Duration,
-    attempt_timeout: Duration,
     connect_timeout: Duration,
-    max_attempts: u32,
-    retry_budget: f32,
-    opens_after: u32,
-    open_for: (Duration, Duration),
+    attempts: AttemptLimits,
+    breaker: BreakerLimits,
     max_in_flight: usize,
     queue_timeout: Duration,
     pool_idle_timeout: Duration,
@@ -83,12 +88,9 @@ impl ReleasedClientBuilder {
             endpoint: None,
             api: TokenApi::default(),
             deadline: DEFAULT_DEADLINE,
-            attempt_timeout: DEFAULT_ATTEMPT_TIMEOUT,
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
-            max_attempts: DEFAULT_MAX_ATTEMPTS,
-            retry_budget: DEFAULT_RETRY_BUDGET,
-            opens_after: DEFAULT_OPENS_AFTER,
-            open_for: DEFAULT_OPEN_FOR,
+            attempts: DEFAULT_ATTEMPTS,
+            breaker: DEFAULT_BREAKER,
             max_in_flight: DEFAULT_MAX_IN_FLIGHT,
             queue_timeout: DEFAULT_QUEUE_TIMEOUT,
             pool_idle_timeout: DEFAULT_POOL_IDLE_TIMEOUT,
@@ -122,51 +124,79 @@ impl ReleasedClientBuilder {
     /// How long a mint may take, from the call to the token, with all its attempts, pauses and queues; 3 seconds if
     /// never called.
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+        self.deadline = deadline.min(LONGEST);
         self
     }
 
     /// How long one attempt may take, its connection and its body included; 1.5 seconds if never called, so that two
     /// that stall fit into the deadline.
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
-        self.attempt_timeout = timeout;
+        self.attempts.timeout = timeout.min(LONGEST);
         self
     }
 
     /// How long a connection may take to open, DNS and TLS included; 1 second if never called.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
+        self.connect_timeout = timeout.min(LONGEST);
         self
     }
 
     /// How often a mint is attempted, the first included; 3 times if never called. Zero counts as one.
     ///
     /// Tried again is what may pass: no connection, a broken one, no answer, 408, 425, 429, 500, 502, 503 and 504.
-    /// There are random pauses in between, of up to 50 ms and doubled each time, up to 400 ms.
+    /// In between there are random pauses; see [`pauses`](Self::pauses).
     pub fn max_attempts(mut self, attempts: u32) -> Self {
-        self.max_attempts = attempts;
+        self.attempts.max = attempts.max(1);
+        self
+    }
+
+    /// How long the pauses between attempts are: a random part of `first`, which doubles each time, up to `longest`; of 50
+    /// and 400 milliseconds if never called. After 429 and 503, the first is four times as long.
+    pub fn pauses(mut self, first: Duration, longest: Duration) -> Self {
+        self.attempts.pause = first.min(LONGEST);
+        self.attempts.longest_pause = longest.min(LONGEST);
+        self
+    }
+
+    /// The longest `Retry-After` for which a mint waits; 1 second if never called. For a longer one it fails, and all
+    /// mints with it, until then, and for 30 seconds at most.
+    pub fn max_retry_after(mut self, delay: Duration) -> Self {
+        self.attempts.longest_retry_after = delay.min(LONGEST);
         self
     }
 
     /// How many attempts more than mints there may be within ten seconds, as a fraction, on top of one a second; 0.1 if
-    /// never called. It is what Released gets more of when it is failing. Less than 0 counts as 0, more than 10 as 10.
+    /// never called. It is what Released gets more of when it is failing.
+    ///
+    /// Below 1, it is taken for the next larger fraction with 1 above the line: 0.4 for a half. Less than 0 counts as
+    /// 0, more than 10 as 10.
     pub fn retry_budget(mut self, fraction: f32) -> Self {
-        self.retry_budget = fraction;
+        self.attempts.budget = fraction;
         self
     }
 
     /// How many mints must fail in a row before the circuit breaker opens; 5 if never called. Zero counts as one.
     ///
-    /// It opens, too, when half of at least twenty fail within ten seconds.
+    /// It opens, too, when too many fail at all; see [`circuit_opens_at`](Self::circuit_opens_at).
     pub fn circuit_opens_after(mut self, failures: u32) -> Self {
-        self.opens_after = failures;
+        self.breaker.opens_after = failures.max(1);
+        self
+    }
+
+    /// Which part of the mints within ten seconds must fail to open the circuit breaker, and of how many at least; 0.5 of
+    /// 20 if never called. With [`circuit_opens_after`](Self::circuit_opens_after) and this both at `u32::MAX`, it never
+    /// opens.
+    pub fn circuit_opens_at(mut self, failing_part: f64, of_at_least: u32) -> Self {
+        self.breaker.failing_part = failing_part;
+        self.breaker.of_at_least = of_at_least.max(1);
         self
     }
 
     /// How long the circuit breaker stays open at first, and how long at most; 5 and 60 seconds if never called, both
     /// give or take a fifth. The time doubles whenever the one mint that probes afterwards fails.
     pub fn circuit_open_for(mut self, first: Duration, longest: Duration) -> Self {
-        self.open_for = (first, longest);
+        self.breaker.first_open = first.min(LONGEST);
+        self.breaker.longest_open = longest.min(LONGEST);
         self
     }
 
@@ -179,13 +209,13 @@ impl ReleasedClientBuilder {
     /// How long a mint waits for its turn when as many as allowed are in flight; 50 milliseconds if never called. Then it
     /// fails with [`MintErrorKind::Overloaded`](crate::MintErrorKind::Overloaded).
     pub fn queue_timeout(mut self, timeout: Duration) -> Self {
-        self.queue_timeout = timeout;
+        self.queue_timeout = timeout.min(LONGEST);
         self
     }
 
     /// How long an idle connection is kept; 30 seconds if never called, which is less than load balancers usually do.
     pub fn pool_idle_timeout(mut self, timeout: Duration) -> Self {
-        self.pool_idle_timeout = timeout;
+        self.pool_idle_timeout = timeout.min(LONGEST);
         self
     }
 
@@ -221,13 +251,12 @@ impl ReleasedClientBuilder {
             Some(client) => client.clone(),
             None => self.http_client_for(&endpoint)?,
         };
-        let (first_open, longest_open) = self.open_for;
         let shared = Shared {
             deadline: self.deadline,
             gate: Gate::default(),
-            breaker: Breaker::new(self.opens_after.max(1), first_open, longest_open),
+            breaker: Breaker::new(self.breaker),
             limit: Limit::new(self.max_in_flight, self.queue_timeout),
-            attempts: Attempts::new(self.max_attempts.max(1), self.attempt_timeout, self.retry_budget),
+            attempts: Attempts::new(self.attempts),
             secret,
             exchange: Exchange { http, endpoint, api: self.api, account_id },
         };
@@ -396,6 +425,32 @@ mod tests {
             found.map(|(_, value)| (*value).to_owned()).ok_or(VarError::NotPresent)
         })?
         .build()
+    }
+
+    #[test]
+    fn the_defaults_are_the_documented_policy() {
+        let milliseconds = Duration::from_millis;
+        let builder = ReleasedClient::builder("acc", "s3cret");
+        assert_eq!(builder.deadline, milliseconds(3000));
+        assert_eq!(builder.connect_timeout, milliseconds(1000));
+        assert_eq!((builder.max_in_flight, builder.queue_timeout), (128, milliseconds(50)));
+        assert_eq!((builder.pool_idle_timeout, builder.pool_max_idle), (milliseconds(30_000), 32));
+        let attempts = AttemptLimits {
+            max: 3,
+            timeout: milliseconds(1500),
+            pause: milliseconds(50),
+            longest_pause: milliseconds(400),
+            longest_retry_after: milliseconds(1000),
+            budget: 0.1,
+        };
+        let breaker = BreakerLimits {
+            opens_after: 5,
+            failing_part: 0.5,
+            of_at_least: 20,
+            first_open: milliseconds(5000),
+            longest_open: milliseconds(60_000),
+        };
+        assert_eq!((builder.attempts, builder.breaker), (attempts, breaker));
     }
 
     const ACCOUNT: (&str, &str) = ("RELEASED_ACCOUNT_ID", "acc");

@@ -10,7 +10,7 @@ use reqwest::{Request, Response};
 use super::attempts::Failure;
 use super::endpoint::Endpoint;
 use super::secret::SharedSecret;
-use super::trace;
+use super::trace::ExchangeSpan;
 use super::wire::{TokenApi, parse_reply, refusal};
 use crate::error::{MintError, MintErrorKind};
 use crate::token::AuthToken;
@@ -29,10 +29,15 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     /// Asks once. Dropping the future closes the connection unless the answer was complete.
-    pub(crate) async fn run(&self, user: &User, secret: &SharedSecret) -> Result<AuthToken, Failure> {
+    pub(crate) async fn run(
+        &self,
+        user: &User,
+        secret: &SharedSecret,
+        span: &ExchangeSpan,
+    ) -> Result<AuthToken, Failure> {
         let response =
             self.http.execute(self.request(user, secret)).await.map_err(|error| transport_failure(&error))?;
-        trace::status(response.status());
+        span.status(response.status());
         // The body of a refusal is never read: nothing in it is documented, and it may quote what was sent.
         if !response.status().is_success() {
             return Err(refusal(response.status(), response.headers()));

@@ -16,6 +16,7 @@ mod wire;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ use self::exchange::Exchange;
 use self::gate::Gate;
 pub use self::secret::{InvalidSecret, SharedSecret};
 pub use self::source::{SecretFile, SecretFileError, SecretSource};
+use self::trace::ExchangeSpan;
 pub use self::wire::TokenApi;
 
 /// The parts that read what others wrote, for the fuzz targets.
@@ -103,7 +105,10 @@ impl Shared {
         let admission =
             self.breaker.admit().map_err(|wait| MintError::new(MintErrorKind::CircuitOpen).with_retry_after(wait))?;
         let _place = self.limit.enter(deadline).await?;
-        let result = self.attempts.run(deadline, |number| self.attempt(user, number)).await;
+        // A probe asks once: it is there to find out, not to succeed at any price.
+        let attempts = if admission.is_probe() { 1 } else { u32::MAX };
+        let sent = Sent::default();
+        let result = self.attempts.run(deadline, attempts, |number| self.attempt(user, number, &sent)).await;
         admission.report(verdict(&result));
         if let Err(error) = &result {
             // Only what was too long to wait for is left of it.
@@ -115,32 +120,48 @@ impl Shared {
     }
 
     /// One attempt, and a second exchange within it if the secret was changed in the meantime.
-    async fn attempt(&self, user: &User, number: u32) -> Result<AuthToken, Failure> {
-        let exchange = async |secret: &SharedSecret, resends| {
-            trace::exchange(&self.exchange.endpoint, resends, self.exchange.run(user, secret)).await
+    async fn attempt(&self, user: &User, number: u32, sent: &Sent) -> Result<AuthToken, Failure> {
+        if number > 1 {
+            // Another mint may have been asked for patience during the pause.
+            self.gate.pass().map_err(Failure::lasting)?;
+        }
+        let exchange = async |secret: &SharedSecret| {
+            let span = ExchangeSpan::new(&self.exchange.endpoint, sent.exchanges.fetch_add(1, Ordering::Relaxed));
+            span.run(self.exchange.run(user, secret, &span)).await
         };
-        let secret = self.secret.current().await;
-        let result = exchange(&secret, number - 1).await;
-        if let Err(failure) = &result {
-            if failure.error.status() == Some(StatusCode::UNAUTHORIZED) {
-                if let Some(changed) = self.secret.other_than(&secret).await {
-                    return exchange(&changed, number).await;
-                }
+        let secret = self.secret.current();
+        let result = exchange(&secret).await;
+        let is_refused = matches!(&result, Err(failure) if failure.error.status() == Some(StatusCode::UNAUTHORIZED));
+        if is_refused && !sent.again.load(Ordering::Relaxed) {
+            if let Some(changed) = self.secret.other_than(&secret).await {
+                sent.again.store(true, Ordering::Relaxed);
+                return exchange(&changed).await;
             }
         }
         result
     }
 }
 
+/// What was sent for one mint.
+#[derive(Default)]
+struct Sent {
+    exchanges: AtomicU32,
+    /// Once more, because the secret was changed.
+    again: AtomicBool,
+}
+
 /// What the end of a mint tells about Released's health.
 fn verdict(result: &Result<AuthToken, MintError>) -> Verdict {
-    match result.as_ref().map_err(MintError::kind) {
-        Ok(_) => Verdict::Success,
-        Err(
+    let Err(error) = result else { return Verdict::Success };
+    match (error.kind(), error.status()) {
+        (MintErrorKind::RateLimited, _) => Verdict::Throttled,
+        // 408 and 425 among them: whoever answers so is there.
+        (_, Some(status)) if status.is_client_error() => Verdict::Unrelated,
+        (
             MintErrorKind::Connect | MintErrorKind::Timeout | MintErrorKind::Interrupted | MintErrorKind::Unavailable,
+            _,
         ) => Verdict::Failure,
-        Err(MintErrorKind::RateLimited) => Verdict::Throttled,
-        Err(_) => Verdict::Unrelated,
+        _ => Verdict::Unrelated,
     }
 }
 

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 /// The secret that an account shares with Released, from Released's settings under "User verification".
 ///
 /// It is kept only as the `Authorization` header that carries it: marked sensitive, wiped from memory with its last
-/// clone, and shown by no `Debug`.
+/// clone, and shown by no `Debug`. (What the HTTP library copies to send it is out of reach.)
 ///
 /// # Example
 ///
@@ -96,7 +96,7 @@ pub enum InvalidSecret {
 impl fmt::Display for InvalidSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Empty => "the shared secret (RELEASED_SHARED_SECRET) is empty",
+            Self::Empty => "the shared secret is empty",
             Self::ControlCharacter => {
                 "the shared secret has a control character in it, such as a line break; copy it again from Released"
             }

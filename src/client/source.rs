@@ -4,21 +4,25 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, timeout};
 use zeroize::Zeroizing;
 
 use super::secret::{InvalidSecret, SharedSecret};
 use crate::telemetry::{info, warn};
 
 /// How often a secret file is looked at. By content, for Kubernetes swaps symbolic links, which nothing reports.
-const REREAD_AFTER: Duration = Duration::from_secs(30);
+const LOOK_AFTER: Duration = Duration::from_secs(30);
 
 /// How often a secret file is looked at when Released refuses what was in it.
-const REREAD_AFTER_REFUSAL: Duration = Duration::from_secs(1);
+const LOOK_AFTER_REFUSAL: Duration = Duration::from_secs(1);
+
+/// How long a mint that was refused waits for that.
+const LOOK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A changed file must still be the same after this long, or it is being written.
 const SETTLED_AFTER: Duration = Duration::from_millis(20);
@@ -46,6 +50,8 @@ const MAX_FILE_BYTES: u64 = 16 * 1024;
 #[derive(Clone, Debug)]
 pub struct SecretSource {
     source: Source,
+    /// The one that was last used, to tell when another comes.
+    in_use: Arc<Mutex<Option<SharedSecret>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -57,47 +63,70 @@ enum Source {
 
 impl From<SharedSecret> for SecretSource {
     fn from(secret: SharedSecret) -> Self {
-        Self { source: Source::Fixed(secret) }
+        Self::new(Source::Fixed(secret))
     }
 }
 
 impl From<SecretFile> for SecretSource {
     fn from(file: SecretFile) -> Self {
-        Self { source: Source::File(Arc::new(file)) }
+        Self::new(Source::File(Arc::new(file)))
     }
 }
 
 impl From<watch::Receiver<SharedSecret>> for SecretSource {
     fn from(receiver: watch::Receiver<SharedSecret>) -> Self {
-        Self { source: Source::Pushed(receiver) }
+        Self::new(Source::Pushed(receiver))
     }
 }
 
 impl SecretSource {
-    /// The secret as it is known now.
-    pub(crate) async fn current(&self) -> SharedSecret {
-        match &self.source {
-            Source::Fixed(secret) => secret.clone(),
-            Source::File(file) => file.current().await,
+    fn new(source: Source) -> Self {
+        Self { source, in_use: Arc::default() }
+    }
+
+    /// The secret as it is known now. Nobody waits for a file.
+    pub(crate) fn current(&self) -> SharedSecret {
+        let secret = match &self.source {
+            Source::Fixed(secret) => return secret.clone(),
+            Source::File(file) => file.current(),
             Source::Pushed(receiver) => receiver.borrow().clone(),
-        }
+        };
+        self.note(&secret);
+        secret
     }
 
     /// Looks for another secret than the one that Released refused.
     pub(crate) async fn other_than(&self, refused: &SharedSecret) -> Option<SharedSecret> {
-        let now = match &self.source {
+        let secret = match &self.source {
             Source::Fixed(_) => return None,
             Source::File(file) => file.after_refusal(refused).await,
             Source::Pushed(receiver) => receiver.borrow().clone(),
         };
-        (now != *refused).then_some(now)
+        self.note(&secret);
+        (secret != *refused).then_some(secret)
+    }
+
+    /// Tells operators that a rotation has arrived.
+    fn note(&self, secret: &SharedSecret) {
+        let before = {
+            let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+            if in_use.as_ref() == Some(secret) {
+                return;
+            }
+            in_use.replace(secret.clone())
+        };
+        if before.is_some() {
+            info!("the shared secret was changed, and the new one is used from now on");
+            super::metrics::secret_changed();
+        }
     }
 }
 
 /// A file with the shared secret in it, such as a mounted Kubernetes or Docker secret.
 ///
-/// It is read again every 30 seconds, when a mint is asked for, and when Released answers 401, so that a rotation needs no
-/// restart. When it cannot be read, is empty, or is being written, the last good secret stays in use, with a warning.
+/// It is read again in the background: every 30 seconds, when a mint is asked for, and when Released answers 401. So a
+/// rotation needs no restart. When the file cannot be read, is empty, or is being written, the last good secret stays
+/// in use, with a warning. Replace it by renaming a whole file over it, as Kubernetes does.
 ///
 /// # Example
 ///
@@ -112,15 +141,17 @@ impl SecretSource {
 #[derive(Debug)]
 pub struct SecretFile {
     path: PathBuf,
-    known: Mutex<Known>,
-    /// Held by whoever reads the file: one at a time.
-    reading: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+    /// Tells those who wait for a look that it is over.
+    looked: Notify,
 }
 
 #[derive(Debug)]
-struct Known {
+struct State {
     secret: SharedSecret,
-    read_at: Instant,
+    looked_at: Instant,
+    /// There is never more than one look: a file that hangs, on a network, must not take a thread for each mint.
+    is_looking: bool,
 }
 
 impl SecretFile {
@@ -132,55 +163,52 @@ impl SecretFile {
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, super::ConfigError> {
         let path = path.into();
         let secret = read(&path)?;
-        let known = Mutex::new(Known { secret, read_at: Instant::now() });
-        Ok(Self { path, known, reading: tokio::sync::Mutex::new(()) })
+        let state = Mutex::new(State { secret, looked_at: Instant::now(), is_looking: false });
+        Ok(Self { path, state, looked: Notify::new() })
     }
 
-    async fn current(&self) -> SharedSecret {
-        if self.age() >= REREAD_AFTER {
-            // One mint looks; the others go on with what is known.
-            if let Ok(_reading) = self.reading.try_lock() {
-                self.reread().await;
+    fn current(self: &Arc<Self>) -> SharedSecret {
+        self.look_if_older_than(LOOK_AFTER);
+        self.state().secret.clone()
+    }
+
+    async fn after_refusal(self: &Arc<Self>, refused: &SharedSecret) -> SharedSecret {
+        // Before the look, or its end could be missed.
+        let mut looked = pin!(self.looked.notified());
+        looked.as_mut().enable();
+        if self.state().secret == *refused {
+            self.look_if_older_than(LOOK_AFTER_REFUSAL);
+            if self.state().is_looking {
+                // If it takes longer, the next mint will know.
+                let _ = timeout(LOOK_PATIENCE, looked).await;
             }
         }
-        self.known().secret.clone()
+        self.state().secret.clone()
     }
 
-    async fn after_refusal(&self, refused: &SharedSecret) -> SharedSecret {
-        // Everybody whose secret was refused waits for the one who looks.
-        let _reading = self.reading.lock().await;
-        if self.known().secret == *refused && self.age() >= REREAD_AFTER_REFUSAL {
-            self.reread().await;
+    /// Starts a look that goes on whatever becomes of the mint that asked for it.
+    fn look_if_older_than(self: &Arc<Self>, age: Duration) {
+        let mut state = self.state();
+        if state.is_looking || state.looked_at.elapsed() < age {
+            return;
         }
-        self.known().secret.clone()
-    }
-
-    fn age(&self) -> Duration {
-        self.known().read_at.elapsed()
-    }
-
-    /// Takes over what is in the file, if it is another secret, and a whole one.
-    async fn reread(&self) {
-        // Before the await: whoever is cancelled in it has looked, too.
-        self.known().read_at = Instant::now();
-        match self.read_settled().await {
-            Ok(secret) => {
-                let mut known = self.known();
-                if known.secret != secret {
-                    known.secret = secret;
-                    drop(known);
-                    info!("the secret file has another secret in it, which is used from now on");
-                    super::metrics::secret_changed();
+        state.is_looking = true;
+        drop(state);
+        let look = Look { file: Arc::clone(self) };
+        tokio::spawn(async move {
+            match look.file.read_settled().await {
+                Ok(secret) => look.file.state().secret = secret,
+                Err(error) => {
+                    warn!("the secret file is of no use now, so the last good secret stays in use: {error}");
                 }
             }
-            Err(error) => warn!("the secret file is of no use now, so the last good secret stays in use: {error}"),
-        }
+        });
     }
 
     /// Reads the file twice if there is something new in it, so that half a secret is not taken for one.
     async fn read_settled(&self) -> Result<SharedSecret, SecretFileError> {
         let first = read_in_background(&self.path).await?;
-        if first == self.known().secret {
+        if first == self.state().secret {
             return Ok(first);
         }
         sleep(SETTLED_AFTER).await;
@@ -188,9 +216,24 @@ impl SecretFile {
         if first == second { Ok(second) } else { Err(SecretFileError::BeingWritten) }
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+    fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A look under way; however it ends, those who wait are told.
+struct Look {
+    file: Arc<SecretFile>,
+}
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        let mut state = self.file.state();
+        state.is_looking = false;
+        state.looked_at = Instant::now();
+        drop(state);
+        self.file.looked.notify_waiters();
     }
 }
 
@@ -250,7 +293,10 @@ impl From<InvalidSecret> for SecretFileError {
 impl fmt::Display for SecretFileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable(kind) => write!(f, "the secret file cannot be read: {kind}"),
+            Self::Unreadable(kind) => write!(
+                f,
+                "the secret file (RELEASED_SHARED_SECRET_FILE) cannot be read: {kind}; check its path and permissions"
+            ),
             Self::TooLong => f.write_str("the secret file is longer than 16 KiB, so there is something else in it"),
             Self::BeingWritten => f.write_str("the secret file is being written"),
             Self::Invalid(invalid) => write!(f, "the secret file has no secret in it: {invalid}"),
@@ -262,6 +308,8 @@ impl std::error::Error for SecretFileError {}
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::advance;
+
     use super::*;
 
     fn secret(text: &str) -> SharedSecret {
@@ -290,49 +338,89 @@ mod tests {
 
     // Paused time stands still while the file is read, so the order of what happens is fixed.
 
+    fn open(file: &TemporaryFile) -> Arc<SecretFile> {
+        Arc::new(SecretFile::open(&file.0).unwrap())
+    }
+
+    /// Looks, and waits for the end of it.
+    async fn look(source: &Arc<SecretFile>) -> SharedSecret {
+        let looked = source.looked.notified();
+        source.look_if_older_than(Duration::ZERO);
+        looked.await;
+        source.state().secret.clone()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_file_that_is_being_written_is_left_alone_until_it_is_whole() {
         let file = TemporaryFile::new("half", "the old secret");
-        let source = SecretFile::open(&file.0).unwrap();
+        let source = open(&file);
         file.write("the new sec");
-        tokio::join!(source.reread(), async {
+        let (found, ()) = tokio::join!(look(&source), async {
             sleep(SETTLED_AFTER / 2).await;
             file.write("the new secret");
         });
-        assert_eq!(source.known().secret, secret("the old secret"));
-        source.reread().await;
-        assert_eq!(source.known().secret, secret("the new secret"));
+        assert_eq!(found, secret("the old secret"));
+        assert_eq!(look(&source).await, secret("the new secret"));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_is_looked_at_every_thirty_seconds() {
+    async fn a_file_is_looked_at_every_thirty_seconds_and_nobody_waits_for_it() {
         let file = TemporaryFile::new("every", "the old secret");
-        let source = SecretFile::open(&file.0).unwrap();
+        let source = open(&file);
         file.write("the new secret");
-        tokio::time::advance(Duration::from_secs(29)).await;
-        assert_eq!(source.current().await, secret("the old secret"));
-        tokio::time::advance(Duration::from_secs(2)).await;
-        assert_eq!(source.current().await, secret("the new secret"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_does_not_look_goes_on_with_what_is_known() {
-        let file = TemporaryFile::new("known", "the old secret");
-        let source = SecretFile::open(&file.0).unwrap();
-        file.write("the new secret");
-        tokio::time::advance(Duration::from_secs(31)).await;
-        let (first, second) = tokio::join!(source.current(), source.current());
-        assert_eq!((first, second), (secret("the new secret"), secret("the old secret")));
+        advance(Duration::from_secs(29)).await;
+        source.current();
+        assert!(!source.state().is_looking);
+        advance(Duration::from_secs(2)).await;
+        let looked = source.looked.notified();
+        assert_eq!(source.current(), secret("the old secret"));
+        looked.await;
+        assert_eq!(source.current(), secret("the new secret"));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_refusal_looks_at_most_once_a_second() {
         let file = TemporaryFile::new("refusal", "the old secret");
-        let source = SecretFile::open(&file.0).unwrap();
+        let source = open(&file);
         let old = secret("the old secret");
         file.write("the new secret");
         assert_eq!(source.after_refusal(&old).await, old, "it was just opened");
-        tokio::time::advance(Duration::from_secs(1)).await;
+        advance(Duration::from_secs(1)).await;
         assert_eq!(source.after_refusal(&old).await, secret("the new secret"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_goes_on_although_the_mint_that_asked_for_it_is_dropped() {
+        let file = TemporaryFile::new("dropped", "the old secret");
+        let source = open(&file);
+        let old = secret("the old secret");
+        file.write("the new secret");
+        advance(Duration::from_secs(1)).await;
+        let asked = tokio::spawn({
+            let (source, old) = (Arc::clone(&source), old.clone());
+            async move { source.after_refusal(&old).await }
+        });
+        tokio::task::yield_now().await;
+        asked.abort();
+        assert_eq!(source.after_refusal(&old).await, secret("the new secret"));
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_file_that_hangs_takes_one_thread_and_holds_up_nobody_for_long() {
+        let file = TemporaryFile::new("hangs", "the old secret");
+        let source = open(&file);
+        let old = secret("the old secret");
+        // A pipe that nobody writes to: to open it for reading takes for ever.
+        std::fs::remove_file(&file.0).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&file.0).status().unwrap().success());
+        source.state().looked_at = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
+        for _ in 0..3 {
+            assert_eq!(source.after_refusal(&old).await, old);
+            assert_eq!(source.current(), old);
+            assert!(source.state().is_looking, "it is the same look all the time");
+        }
+        // Let the thread go, so that the test can end.
+        std::fs::OpenOptions::new().write(true).open(&file.0).unwrap();
     }
 }

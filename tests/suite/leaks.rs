@@ -26,11 +26,16 @@ pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
     pub(crate) fn capture() -> (Self, tracing::subscriber::DefaultGuard) {
+        Self::capture_filtered("trace")
+    }
+
+    /// Only what this filter lets through, in the words of `RUST_LOG`.
+    pub(crate) fn capture_filtered(filter: &str) -> (Self, tracing::subscriber::DefaultGuard) {
         // reqwest and others write to the `log` crate. Only the first call takes effect, as it is meant to.
         let _ = tracing_log::LogTracer::init();
         let log = Self::default();
         let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
+            .with_env_filter(filter)
             .with_span_events(tracing_subscriber::fmt::format::FmtSpan::FULL)
             .with_ansi(false)
             .with_writer(log.clone())

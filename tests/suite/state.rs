@@ -95,6 +95,96 @@ async fn a_wrong_secret_is_not_an_outage() {
 }
 
 #[tokio::test]
+async fn whoever_answers_with_4xx_is_there() {
+    for status in [404, 408, 425] {
+        let released = FakeReleased::start().await.unwrap();
+        let client = released.client_builder().max_attempts(1).build().unwrap();
+        released.reply_always(Reply::status(status));
+        for _ in 0..10 {
+            assert_ne!(kind_of(&client).await, Some(MintErrorKind::CircuitOpen), "{status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_probe_asks_once() {
+    let released = FakeReleased::start().await.unwrap();
+    let client = with_short_breaker(&released).max_attempts(3).retry_budget(5.0).build().unwrap();
+    released.reply_always(Reply::status(500));
+    for _ in 0..5 {
+        assert_eq!(kind_of(&client).await, Some(MintErrorKind::Unavailable));
+    }
+    let before = released.counts().requests;
+    assert_eq!(first_that_is_let_through(&client).await, Some(MintErrorKind::Unavailable));
+    assert_eq!(released.counts().requests, before + 1);
+}
+
+#[tokio::test]
+async fn a_mint_that_pauses_does_not_pass_a_gate_that_was_shut_in_the_meantime() {
+    let released = FakeReleased::start().await.unwrap();
+    let client = released.client_builder().deadline(Duration::from_secs(30)).build().unwrap();
+    released.reply_next(Reply::status(503).header("retry-after", "1"));
+    let user = ada();
+    let (first, second) = tokio::join!(client.mint(&user), async {
+        released.wait_until(|counts| counts.requests == 1 && counts.in_flight == 0).await;
+        released.reply_next(Reply::status(429).header("retry-after", "30"));
+        client.mint(&user).await
+    });
+    assert_eq!(second.unwrap_err().kind(), MintErrorKind::RateLimited);
+    assert_eq!(first.unwrap_err().kind(), MintErrorKind::RateLimited);
+    assert_eq!(released.counts().requests, 2);
+}
+
+#[tokio::test]
+async fn the_longest_durations_are_no_panic() {
+    let released = FakeReleased::start().await.unwrap();
+    let client = released
+        .client_builder()
+        .max_attempts(1)
+        .deadline(Duration::MAX)
+        .attempt_timeout(Duration::MAX)
+        .connect_timeout(Duration::MAX)
+        .queue_timeout(Duration::MAX)
+        .pool_idle_timeout(Duration::MAX)
+        .pauses(Duration::MAX, Duration::MAX)
+        .max_retry_after(Duration::MAX)
+        .circuit_open_for(Duration::MAX, Duration::MAX)
+        .build()
+        .unwrap();
+    assert_eq!(kind_of(&client).await, None);
+    released.reply_always(Reply::status(500));
+    for _ in 0..6 {
+        assert!(kind_of(&client).await.is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_mint_is_sent_again_for_a_changed_secret_once() {
+    let released = FakeReleased::start().await.unwrap();
+    let (push, secret) = watch::channel(SharedSecret::new("the first").unwrap());
+    let client = released.client_builder().secret_source(secret).retry_budget(5.0).build().unwrap();
+    // Every answer comes after another rotation.
+    for status in [401, 503, 401, 503] {
+        released.reply_next(Reply::status(status));
+    }
+    released.reply_always(Reply::status(401));
+    let user = ada();
+    let mint = client.mint(&user);
+    let rotate = async {
+        for number in 1..=4 {
+            released.wait_until(|counts| counts.requests >= number).await;
+            push.send_replace(SharedSecret::new(format!("number {number}")).unwrap());
+        }
+    };
+    let error = tokio::select! {
+        error = mint => error.unwrap_err(),
+        () = async { rotate.await; std::future::pending().await } => unreachable!("it waits for ever"),
+    };
+    assert_eq!(error.kind(), MintErrorKind::Unauthorized);
+    assert!(released.counts().requests <= 4, "{} requests", released.counts().requests);
+}
+
+#[tokio::test]
 async fn two_failures_and_a_success_are_three_calls() {
     let released = FakeReleased::start().await.unwrap();
     released.reply_next(Reply::status(503));
@@ -140,7 +230,7 @@ async fn a_flood_of_failures_does_not_become_a_larger_one() {
     let mints = 19; // fewer than the rate is taken of
     join_all((0..mints).map(|_| kind_of(&client))).await;
     let extra = released.counts().requests - mints;
-    assert!(extra <= 2 * mints && extra <= 12, "{extra} calls more than mints");
+    assert!((1..=12).contains(&extra), "{extra} calls more than mints");
 }
 
 #[tokio::test]
@@ -164,7 +254,10 @@ async fn the_129th_mint_in_flight_is_turned_away_at_once() {
             }
         } => {}
     }
+    let start = Instant::now();
     assert_eq!(kind_of(&client).await, Some(MintErrorKind::Overloaded));
+    // Fifty milliseconds, on a machine with time; at any rate not the minute of the deadline.
+    assert!(start.elapsed() < Duration::from_secs(10));
     assert_eq!(server.requests(), 128);
 
     // Those who go away make room.
@@ -283,14 +376,19 @@ async fn a_secret_is_rotated_by_a_symbolic_link_as_kubernetes_does() {
 async fn a_hundred_refusals_at_once_are_one_look_at_the_file() {
     let released = FakeReleased::start().await.unwrap();
     let directory = Directory::new("storm");
-    let client = with_file(&released, &directory.file(released.shared_secret()));
+    // However busy the machine is, a hundred mints at once must all have their time.
+    let minute = Duration::from_secs(60);
+    let secret = SecretFile::open(directory.file(released.shared_secret())).unwrap();
+    let builder = released.client_builder().secret_source(secret).deadline(minute).attempt_timeout(minute);
+    let client = builder.connect_timeout(minute).build().unwrap();
     directory.file(released.rotate_secret());
     until_the_file_may_be_read_again().await;
 
     let (log, _guard) = Log::capture();
+    assert_eq!(kind_of(&client).await, None);
     let failures = join_all((0..100).map(|_| kind_of(&client))).await;
     assert!(failures.iter().all(Option::is_none), "{failures:?}");
-    assert_eq!(log.text().matches("the secret file has another secret in it").count(), 1);
+    assert_eq!(log.text().matches("the shared secret was changed").count(), 1);
     assert_eq!(kind_of(&client).await, None, "the breaker is closed");
 
     // A secret that stays wrong is not looked up for everybody.
@@ -385,6 +483,8 @@ proptest! {
                 Some((id, token))
             }))
             .await;
+            let patient = visits.iter().any(|(_, _, gives_up)| gives_up.is_none());
+            prop_assert!(got.iter().any(Option::is_some) || !patient || !failures.is_empty());
             for (id, token) in got.into_iter().flatten() {
                 let session = released.open_session(token.as_str()).unwrap();
                 prop_assert_eq!(session.email, format!("{id}@example.com"));

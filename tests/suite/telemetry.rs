@@ -52,3 +52,17 @@ async fn an_operator_can_tell_a_wrong_secret_from_an_outage_from_a_request_to_sl
     assert!(client.mint(&ada()).await.unwrap_err().to_string().contains("mint_when(navigations)"));
     assert!(log.text().contains("Released asked to be left alone for a while"), "{}", log.text());
 }
+
+#[tokio::test]
+async fn released_status_is_not_written_into_the_applications_own_span() {
+    let (log, _guard) = Log::capture_filtered("app=trace");
+    let released = FakeReleased::start().await.unwrap();
+    released.reply_always(Reply::status(401));
+    let span = tracing::info_span!(target: "app", "request", http.response.status_code = tracing::field::Empty);
+    let client = released.client().unwrap();
+    let user = ada();
+    tracing::Instrument::instrument(client.mint(&user), span.clone()).await.unwrap_err();
+    span.record("http.response.status_code", 200);
+    drop(span);
+    assert!(log.text().contains("status_code=200") && !log.text().contains("401"), "{}", log.text());
+}

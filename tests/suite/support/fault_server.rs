@@ -57,6 +57,7 @@ impl FaultServer {
     }
 
     /// The same behind TLS.
+    #[cfg_attr(feature = "native-tls", allow(dead_code))]
     pub(crate) async fn start_tls(scripts: Vec<Vec<Step>>, tls: TlsAcceptor) -> Self {
         Self::start_with(scripts, Some(tls)).await
     }
