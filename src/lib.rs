@@ -12,7 +12,7 @@ mod axum;
 mod cache;
 #[cfg(feature = "client")]
 mod client;
-#[cfg(all(feature = "client", any(doc, doctest)))]
+#[cfg(all(feature = "client", feature = "axum", any(doc, doctest)))]
 #[cfg_attr(docsrs, doc(cfg(feature = "client")))]
 pub mod docs;
 pub mod embed;

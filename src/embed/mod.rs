@@ -32,6 +32,7 @@ pub mod csp;
 mod csp_layer;
 mod elements;
 mod script;
+mod templates;
 mod token_script;
 
 pub use self::attributes::{Anchor, ColorScheme, Locale, Modules, Position};
