@@ -57,7 +57,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .await
         .map_err(|error| format!("port {port} cannot be opened: {error}; set PORT to another one"))?;
     println!("The demo is at http://localhost:{}", listener.local_addr()?.port());
-    axum::serve(listener, site(released, Portal { channel_id, fake })?).with_graceful_shutdown(interrupted()).await?;
+    axum::serve(listener, site(released, Portal::new(channel_id, fake))?).with_graceful_shutdown(interrupted()).await?;
     Ok(())
 }
 

@@ -209,22 +209,34 @@ impl Page {
             let current = if *path == self.path { " aria-current=\"page\"" } else { "" };
             format!("<a href=\"{path}\"{current}>{name}</a>")
         });
-        let footer = if portal.fake.is_some() { FAULTS } else { "" };
+        // A page that is the same for everybody says nothing of the moment.
+        let current = if self.user.is_some() { portal.fault.lock().ok().map(|fault| fault.clone()) } else { None };
+        let footer = if portal.fake.is_some() { faults(&current.unwrap_or_default()) } else { String::new() };
         Html(
             include_str!("assets/page.html")
                 .replace("{title}", self.title)
                 .replace("{head}", &head)
                 .replace("{account}", &self.user.map_or_else(String::new, |user| account(user.as_deref())))
                 .replace("{navigation}", &navigation.collect::<String>())
-                .replace("{footer}", footer)
+                .replace("{footer}", &footer)
                 .replace("{body}", &self.body),
         )
     }
 }
 
-const FAULTS: &str = r#"<footer><form method="post" action="/fault"><span>The fake of Released is</span>
-<button name="fault" value="well">well</button><button name="fault" value="slow">slow</button>
-<button name="fault" value="down">down</button></form></footer>"#;
+/// The buttons to break Released with.
+fn faults(current: &str) -> String {
+    const FAULTS: &[(&str, &str)] =
+        &[("well", "well"), ("slow", "slow"), ("down", "down"), ("late", "late: its tokens have expired")];
+    let buttons = FAULTS.iter().map(|(fault, name)| {
+        let pressed = *fault == current;
+        format!(r#"<button name="fault" value="{fault}" aria-pressed="{pressed}">{name}</button>"#)
+    });
+    let buttons = buttons.collect::<String>();
+    format!(
+        r#"<footer><form method="post" action="/fault"><span>The fake of Released is</span>{buttons}</form></footer>"#
+    )
+}
 
 /// The buttons to sign in with.
 fn account(user: Option<&CurrentUser>) -> String {

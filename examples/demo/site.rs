@@ -1,6 +1,6 @@
 //! The site: who is signed in, which layer stands where, and the routes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::extract::{Form, Request, State};
@@ -24,6 +24,14 @@ use crate::pages;
 pub(crate) struct Portal {
     pub(crate) channel_id: String,
     pub(crate) fake: Option<Arc<FakeReleased>>,
+    /// What was chosen to be wrong with it.
+    pub(crate) fault: Arc<Mutex<String>>,
+}
+
+impl Portal {
+    pub(crate) fn new(channel_id: impl Into<String>, fake: Option<Arc<FakeReleased>>) -> Self {
+        Self { channel_id: channel_id.into(), fake, fault: Arc::new(Mutex::new("well".to_owned())) }
+    }
 }
 
 pub(crate) fn site(released: ReleasedClient, portal: Portal) -> Result<Router, InvalidSource> {
@@ -129,16 +137,21 @@ struct Fault {
     fault: String,
 }
 
-/// Makes the fake slow, or takes it down.
+/// Makes the fake slow, takes it down, or lets it hand out tokens that nobody can use.
 async fn fault(State(portal): State<Portal>, Form(Fault { fault }): Form<Fault>) -> Redirect {
     if let Some(fake) = &portal.fake {
         fake.recover();
+        fake.set_token_life(Duration::from_secs(120));
         match fault.as_str() {
             "slow" => fake.set_latency(Duration::from_secs(2)),
             "down" => fake.reply_always(Reply::status(503)),
+            "late" => fake.set_token_life(Duration::ZERO),
             _ => {}
         }
-        info!("the fake of Released is {fault} now");
+        info!("the fake of Released is {fault:?} now");
+        if let Ok(mut current) = portal.fault.lock() {
+            *current = fault;
+        }
     }
     Redirect::to("/")
 }

@@ -1,4 +1,4 @@
-//! An embed in a MiniJinja template: `cargo run --example minijinja --features minijinja`.
+//! An embed in a `MiniJinja` template: `cargo run --example minijinja --features minijinja`.
 
 #![allow(clippy::print_stdout)]
 

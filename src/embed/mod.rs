@@ -32,6 +32,7 @@ pub mod csp;
 mod csp_layer;
 mod elements;
 mod script;
+#[cfg(any(feature = "askama", feature = "maud", feature = "minijinja"))]
 mod templates;
 mod token_script;
 
