@@ -59,6 +59,18 @@ pub(crate) struct AttemptLimits {
     pub(crate) budget: f32,
 }
 
+impl AttemptLimits {
+    /// Two attempts that stall fit into the deadline, and more would rarely help.
+    pub(crate) const DEFAULT: Self = Self {
+        max: 3,
+        timeout: Duration::from_millis(1500),
+        pause: Duration::from_millis(50),
+        longest_pause: Duration::from_millis(400),
+        longest_retry_after: Duration::from_secs(1),
+        budget: 0.1,
+    };
+}
+
 impl Attempts {
     pub(crate) fn new(limits: AttemptLimits) -> Self {
         // Within what `TpsBudget` takes without a panic.
@@ -132,14 +144,7 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(3);
 
-    const LIMITS: AttemptLimits = AttemptLimits {
-        max: 3,
-        timeout: Duration::from_millis(1500),
-        pause: Duration::from_millis(50),
-        longest_pause: Duration::from_millis(400),
-        longest_retry_after: Duration::from_secs(1),
-        budget: 0.1,
-    };
+    const LIMITS: AttemptLimits = AttemptLimits::DEFAULT;
 
     fn attempts() -> Attempts {
         Attempts::new(LIMITS)

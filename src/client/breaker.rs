@@ -48,6 +48,16 @@ pub(crate) struct BreakerLimits {
     pub(crate) longest_open: Duration,
 }
 
+impl BreakerLimits {
+    pub(crate) const DEFAULT: Self = Self {
+        opens_after: 5,
+        failing_part: 0.5,
+        of_at_least: 20,
+        first_open: Duration::from_secs(5),
+        longest_open: Duration::from_secs(60),
+    };
+}
+
 #[derive(Debug)]
 struct State {
     phase: Phase,
@@ -243,13 +253,7 @@ mod tests {
     use super::*;
 
     fn breaker() -> Breaker {
-        Breaker::new(BreakerLimits {
-            opens_after: 5,
-            failing_part: 0.5,
-            of_at_least: 20,
-            first_open: Duration::from_secs(5),
-            longest_open: Duration::from_secs(60),
-        })
+        Breaker::new(BreakerLimits::DEFAULT)
     }
 
     fn report(breaker: &Breaker, verdict: Verdict) {

@@ -9,11 +9,12 @@ use reqwest::redirect;
 
 use super::attempts::{AttemptLimits, Attempts};
 use super::breaker::{Breaker, BreakerLimits};
-use super::endpoint::{Endpoint, InvalidEndpoint};
+use super::config_error::ConfigError;
+use super::endpoint::Endpoint;
 use super::exchange::Exchange;
 use super::gate::Gate;
 use super::secret::{InvalidSecret, SharedSecret};
-use super::source::{SecretFile, SecretFileError, SecretSource};
+use super::source::{SecretFile, SecretSource};
 use super::wire::TokenApi;
 use super::{Limit, ReleasedClient, Shared};
 
@@ -22,26 +23,6 @@ const DEFAULT_DEADLINE: Duration = Duration::from_secs(3);
 
 /// How long a connection may take to open: DNS, TCP and TLS.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Two attempts that stall fit into the deadline, and more would rarely help. The budget is what Released gets on top
-/// when it is failing.
-const DEFAULT_ATTEMPTS: AttemptLimits = AttemptLimits {
-    max: 3,
-    timeout: Duration::from_millis(1500),
-    pause: Duration::from_millis(50),
-    longest_pause: Duration::from_millis(400),
-    longest_retry_after: Duration::from_secs(1),
-    budget: 0.1,
-};
-
-/// What says that Released is failing, and how long it is left alone then.
-const DEFAULT_BREAKER: BreakerLimits = BreakerLimits {
-    opens_after: 5,
-    failing_part: 0.5,
-    of_at_least: 20,
-    first_open: Duration::from_secs(5),
-    longest_open: Duration::from_secs(60),
-};
 
 /// Longer durations make no sense, and are more than clocks can add.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -89,8 +70,8 @@ impl ReleasedClientBuilder {
             api: TokenApi::default(),
             deadline: DEFAULT_DEADLINE,
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
-            attempts: DEFAULT_ATTEMPTS,
-            breaker: DEFAULT_BREAKER,
+            attempts: AttemptLimits::DEFAULT,
+            breaker: BreakerLimits::DEFAULT,
             max_in_flight: DEFAULT_MAX_IN_FLIGHT,
             queue_timeout: DEFAULT_QUEUE_TIMEOUT,
             pool_idle_timeout: DEFAULT_POOL_IDLE_TIMEOUT,
@@ -327,97 +308,10 @@ impl fmt::Debug for ReleasedClientBuilder {
     }
 }
 
-/// What is wrong with a client's configuration. None of the texts holds the secret.
-///
-/// `Debug` is the text, too: that is what a `main` prints that returns it.
-#[non_exhaustive]
-pub enum ConfigError {
-    /// This environment variable is not set, or empty.
-    MissingVariable(&'static str),
-    /// This environment variable is not Unicode.
-    VariableNotUnicode(&'static str),
-    /// The account id is empty or has control characters.
-    AccountId,
-    /// The shared secret cannot be one.
-    Secret(InvalidSecret),
-    /// The secret file is of no use.
-    SecretFile(SecretFileError),
-    /// Both `RELEASED_SHARED_SECRET` and `RELEASED_SHARED_SECRET_FILE` are set.
-    AmbiguousSecret,
-    /// The token URL cannot be one.
-    Endpoint(InvalidEndpoint),
-    /// The endpoint is `https`, and the crate was built without TLS.
-    NoTls,
-    /// The HTTP client could not be built, most often because the system has no root certificates.
-    HttpClient(reqwest::Error),
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::MissingVariable(name) => write!(
-                f,
-                "the environment variable {name} is not set, or empty; its value is in Released's settings, under User \
-                 verification"
-            ),
-            Self::VariableNotUnicode(name) => write!(f, "the environment variable {name} is not Unicode"),
-            Self::AccountId => {
-                f.write_str("the account id (RELEASED_ACCOUNT_ID) is empty or has control characters in it")
-            }
-            Self::Secret(invalid) => invalid.fmt(f),
-            Self::SecretFile(error) => error.fmt(f),
-            Self::AmbiguousSecret => f.write_str(
-                "both RELEASED_SHARED_SECRET and RELEASED_SHARED_SECRET_FILE are set; unset the one that is not meant",
-            ),
-            Self::Endpoint(invalid) => invalid.fmt(f),
-            Self::NoTls => f.write_str(
-                "the token URL is https, but tower-released was built without TLS: \
-                 enable its feature `rustls` or `native-tls`, or pass an `http_client` that has it",
-            ),
-            Self::HttpClient(_) => f.write_str(
-                "the HTTP client could not be built; most often the system has no root certificates \
-                 (on Debian and Alpine: install the package ca-certificates)",
-            ),
-        }
-    }
-}
-
-impl fmt::Debug for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ConfigError: {self}")
-    }
-}
-
-impl std::error::Error for ConfigError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::HttpClient(error) => Some(error),
-            _ => None,
-        }
-    }
-}
-
-impl From<InvalidSecret> for ConfigError {
-    fn from(invalid: InvalidSecret) -> Self {
-        Self::Secret(invalid)
-    }
-}
-
-impl From<SecretFileError> for ConfigError {
-    fn from(error: SecretFileError) -> Self {
-        Self::SecretFile(error)
-    }
-}
-
-impl From<InvalidEndpoint> for ConfigError {
-    fn from(invalid: InvalidEndpoint) -> Self {
-        Self::Endpoint(invalid)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::InvalidEndpoint;
 
     fn from(variables: &[(&str, &str)]) -> Result<ReleasedClient, ConfigError> {
         ReleasedClientBuilder::from_variables(|wanted| {

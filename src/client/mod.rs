@@ -3,6 +3,7 @@
 mod attempts;
 mod breaker;
 mod builder;
+mod config_error;
 mod endpoint;
 mod exchange;
 mod gate;
@@ -31,7 +32,8 @@ use crate::user::User;
 
 use self::attempts::{Attempts, Failure};
 use self::breaker::{Breaker, Verdict};
-pub use self::builder::{ConfigError, ReleasedClientBuilder};
+pub use self::builder::ReleasedClientBuilder;
+pub use self::config_error::ConfigError;
 pub use self::endpoint::InvalidEndpoint;
 use self::exchange::Exchange;
 use self::gate::Gate;
