@@ -56,7 +56,7 @@ impl ExchangeSpan {
     pub(crate) fn status(&self, status: StatusCode) {
         #[cfg(feature = "tracing")]
         self.span.record("http.response.status_code", status.as_u16());
-        let _ = status;
+        let _ = (self, status);
     }
 
     /// Runs the exchange in it. If it is given up half way, the span says so.
