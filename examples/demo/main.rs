@@ -1,7 +1,7 @@
 //! A small site with a private Released portal: `cargo run --example demo`, then open the address that it prints.
 //!
 //! With `RELEASED_ACCOUNT_ID` and `RELEASED_SHARED_SECRET` set it talks to Released (or to `RELEASED_TOKEN_URL`), for
-//! the portal of `RELEASED_CHANNEL_ID`. Without, it starts a fake of Released in the process. `PORT` is 3000 by default.
+//! the portal of `RELEASED_CHANNEL_ID`, whose frame is at `RELEASED_HUB`. Without, it starts a fake of Released in the process. `PORT` is 3000 by default.
 
 // The address must be seen whatever is logged.
 #![allow(clippy::print_stdout)]

@@ -90,12 +90,24 @@ pub(crate) async fn cacheable(State(portal): State<Portal>) -> impl IntoResponse
     ([(CACHE_CONTROL, "public, max-age=60")], page.render(&portal))
 }
 
+/// The same under a policy that allows nothing by itself. A nonce is never cached, so neither is this page.
+pub(crate) async fn cacheable_strict(
+    State(portal): State<Portal>,
+    Extension(Nonce(nonce)): Extension<Nonce>,
+) -> impl IntoResponse {
+    let element = portal_of(&portal).token_from("/api/released-token");
+    let body = format!(r#"{element}<p class="note" id="script-note">The script asks for a token …</p>"#);
+    let page =
+        Page::new("/static-strict", "Script under a strict policy", body).with_embeds(&portal).with_token_script();
+    ([(CACHE_CONTROL, "no-store")], page.with_nonce(&nonce).render(&portal))
+}
+
 /// A page into which htmx swaps the portal.
 pub(crate) async fn swap(State(portal): State<Portal>, user: SignedIn) -> Html<String> {
     let body = r##"<p class="lead">htmx swaps the portal in, with a token or with the script's mark.</p>
 <p><button type="button" hx-get="/swap/portal" hx-target="#slot">Swap in, with a token</button>
 <button type="button" id="by-script" hx-get="/swap/portal?by=script" hx-target="#slot">Swap in, for the script</button></p>
-<div id="slot"></div>
+<div id="slot" hx-history="false"></div>
 <p class="note" id="script-note"></p>"##;
     let page = Page::new("/swap", "Swapped in", body.to_owned()).with_embeds(&portal).with_token_script();
     page.with_head(r#"<script src="/htmx.js" defer></script>"#).personal(user).render(&portal)

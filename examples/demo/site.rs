@@ -45,11 +45,20 @@ pub(crate) fn site(released: ReleasedClient, portal: Portal) -> Result<Router, I
     if let Some(fake) = &portal.fake {
         sources = sources.origin(&fake.origin())?;
     }
+    // The hub of a real account, whose frame is to be allowed.
+    if let Ok(hub) = std::env::var("RELEASED_HUB") {
+        sources = sources.hub(&hub)?;
+    }
     let strict = Router::new()
         .route("/strict", get(pages::strict))
         .route_layer(layer.clone())
         .layer(from_fn(strictest_policy))
-        .layer(CspLayer::new(sources));
+        .layer(CspLayer::new(sources.clone()));
+    // No token is in this one, but its script fetches one.
+    let strict_static = Router::new()
+        .route("/static-strict", get(pages::cacheable_strict))
+        .layer(from_fn(strictest_policy))
+        .layer(CspLayer::new(sources.token_script()).on_every_response());
 
     let pages = Router::new()
         .route("/", get(pages::roadmap))
@@ -64,6 +73,7 @@ pub(crate) fn site(released: ReleasedClient, portal: Portal) -> Result<Router, I
     Ok(Router::new()
         .merge(pages)
         .merge(strict)
+        .merge(strict_static)
         .merge(api)
         // These have no token in them, and so no layer around them.
         .route("/static", get(pages::cacheable))

@@ -102,7 +102,9 @@ pub fn nonce_of(policy: &str) -> Option<&str> {
     let parsed = Policy::parse(first);
     let script = ["script-src-elem", "script-src", "default-src"].iter().find_map(|name| parsed.position(name))?;
     let nonce = parsed.directives[script].sources.iter().find_map(|source| {
-        let nonce = source.strip_prefix("'nonce-")?.strip_suffix('\'')?;
+        // A keyword is one in any case, what follows is not.
+        let start = source.get(..7).filter(|start| start.eq_ignore_ascii_case("'nonce-"))?;
+        let nonce = source[start.len()..].strip_suffix('\'')?;
         is_base64(nonce).then(|| nonce.to_owned())
     })?;
     // The parsed policy owns its words; the caller's own are returned.
@@ -153,6 +155,14 @@ impl Sources {
             self.add(kind, origin.to_owned());
         }
         Ok(self)
+    }
+
+    /// Allows the script of [`token_script`](crate::embed::token_script) and its requests, which are of the page's own origin.
+    pub fn token_script(mut self) -> Self {
+        for kind in [Kind::Script, Kind::Connect] {
+            self.add(kind, "'self'".to_owned());
+        }
+        self
     }
 
     fn add(&mut self, kind: Kind, source: String) {

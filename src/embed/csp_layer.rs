@@ -16,7 +16,8 @@ use crate::cache::CarriesToken;
 /// `Content-Security-Policy-Report-Only`; see [`csp`](super::csp).
 ///
 /// It stands *outside* of the [`ReleasedTokenLayer`](crate::ReleasedTokenLayer) and of whatever sets the policy. A response
-/// without a policy, or without a token, is left alone.
+/// without a policy is left alone, and so is one without a token, unless you ask for
+/// [`on_every_response`](Self::on_every_response).
 ///
 /// # Example
 ///
@@ -35,12 +36,20 @@ use crate::cache::CarriesToken;
 #[derive(Clone, Debug)]
 pub struct CspLayer {
     sources: Arc<Sources>,
+    on_every_response: bool,
 }
 
 impl CspLayer {
     /// A layer that merges these sources.
     pub fn new(sources: Sources) -> Self {
-        Self { sources: Arc::new(sources) }
+        Self { sources: Arc::new(sources), on_every_response: false }
+    }
+
+    /// Merges them into responses without a token, too: for pages with a public portal, or with one whose token is fetched in
+    /// the browser.
+    pub fn on_every_response(mut self) -> Self {
+        self.on_every_response = true;
+        self
     }
 }
 
@@ -48,7 +57,7 @@ impl<S> Layer<S> for CspLayer {
     type Service = CspService<S>;
 
     fn layer(&self, inner: S) -> CspService<S> {
-        CspService { inner, sources: Arc::clone(&self.sources) }
+        CspService { inner, layer: self.clone() }
     }
 }
 
@@ -56,7 +65,7 @@ impl<S> Layer<S> for CspLayer {
 #[derive(Clone, Debug)]
 pub struct CspService<S> {
     inner: S,
-    sources: Arc<Sources>,
+    layer: CspLayer,
 }
 
 impl<S, Request, Body> Service<Request> for CspService<S>
@@ -72,7 +81,7 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        CspResponseFuture { inner: self.inner.call(request), sources: Arc::clone(&self.sources) }
+        CspResponseFuture { inner: self.inner.call(request), layer: self.layer.clone() }
     }
 }
 
@@ -82,7 +91,7 @@ pin_project! {
     pub struct CspResponseFuture<F> {
         #[pin]
         inner: F,
-        sources: Arc<Sources>,
+        layer: CspLayer,
     }
 }
 
@@ -96,9 +105,9 @@ where
         let this = self.project();
         let mut result = ready!(this.inner.poll(cx));
         if let Ok(response) = &mut result {
-            if response.extensions().get::<CarriesToken>().is_some() {
+            if this.layer.on_every_response || response.extensions().get::<CarriesToken>().is_some() {
                 for name in [CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY_REPORT_ONLY] {
-                    merge(response.headers_mut(), name, this.sources);
+                    merge(response.headers_mut(), name, &this.layer.sources);
                 }
             }
         }

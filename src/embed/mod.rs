@@ -42,4 +42,4 @@ pub use self::script::{InvalidScript, Script, script};
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub use self::token_script::token_script;
-pub use self::token_script::{token_script_inline, token_script_tag};
+pub use self::token_script::{InlineScript, token_script_inline, token_script_tag};

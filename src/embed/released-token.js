@@ -3,7 +3,8 @@
 //   <released-page channel-id="…" data-released-auth="/api/released-token"></released-page>
 //
 // The endpoint answers POST with {"token", "expires_in"}. A token is a ticket: an embed exchanges it once, within two
-// minutes, for a session of its own. So there is one ticket a mount, none is kept for a later one, and nothing is polled.
+// minutes, for a session of its own. So there is one ticket a mount, asked for when Released's script is there to take it;
+// none is kept for a later mount, and nothing is polled.
 //
 // Events, on the element, and up from there: "released:token" with detail {expiresIn}, in seconds, and "released:error"
 // with detail {status, final, retryIn}; status is null if nothing was answered, retryIn is in milliseconds.
@@ -18,15 +19,18 @@
   const TIMEOUT = 8_000; // the endpoint's own deadline is shorter
   const SHORTEST_PAUSE = 1_000;
   const LONGEST_PAUSE = 60_000;
-  const MARGIN = 30_000; // what a ticket must have left to be worth showing
+  const MARGIN = 30_000; // what a ticket must have left to be worth handing out
 
   // However often the script is included, it runs once.
   const ONCE = Symbol.for("released-token");
   if (window[ONCE]) return;
   window[ONCE] = true;
 
-  /** The tickets that were handed out, by element: when, for how long, and whether the embed took it. */
-  const tickets = new WeakMap();
+  /** The elements that were told that there is nothing for them. */
+  const refused = new WeakSet();
+
+  /** The elements that got their ticket. */
+  const served = new WeakSet();
 
   /** What waits for a ticket, and the one request for it, by endpoint. */
   const counters = new Map();
@@ -38,6 +42,7 @@
       this.flight = null;
       this.timer = null;
       this.failures = 0;
+      this.notBefore = 0;
     }
 
     join(element) {
@@ -76,33 +81,45 @@
       else this.pause(answer);
     }
 
+    /** Another try, ahead of its time, but never before the server wants one. */
+    hurry() {
+      if (this.waiting.size > 0 && !this.flight && performance.now() >= this.notBefore) this.open();
+    }
+
     serve({ token, expiresIn, asked }) {
-      const served = [...this.waiting];
+      // A page that was frozen meanwhile, in the back/forward cache, may get its answer too late.
+      const left = expiresIn * 1_000 - (performance.now() - asked);
+      if (left < Math.min(MARGIN, expiresIn * 500)) return this.open();
+      const waiting = [...this.waiting];
       this.waiting.clear();
       this.close();
-      for (const element of served) {
-        const ticket = { asked, life: expiresIn * 1_000, taken: false };
-        tickets.set(element, ticket);
+      for (const element of waiting) {
+        // Somebody else was faster.
+        if (element.hasAttribute("auth-token")) continue;
+        served.add(element);
         element.setAttribute(FETCHED, "");
         element.setAttribute("auth-token", token);
-        // An embed takes its ticket as soon as its script has run.
-        customElements.whenDefined(element.localName).then(() => (ticket.taken = true));
         tell(element, "released:token", { expiresIn });
       }
     }
 
     refuse({ status }) {
-      const refused = [...this.waiting];
+      const waiting = [...this.waiting];
       this.waiting.clear();
       this.close();
-      for (const element of refused) tell(element, "released:error", { status, final: true, retryIn: null });
+      for (const element of waiting) {
+        refused.add(element);
+        tell(element, "released:error", { status, final: true, retryIn: null });
+      }
     }
 
     pause({ status, retryAfter }) {
-      // Full jitter, so that a thousand browsers do not come back together.
+      // Full jitter, so that a thousand browsers do not come back together; on top of what the server asks for, too.
       const longest = Math.min(LONGEST_PAUSE, SHORTEST_PAUSE * 2 ** ++this.failures);
       const random = SHORTEST_PAUSE + Math.random() * (longest - SHORTEST_PAUSE);
-      const retryIn = Math.min(LONGEST_PAUSE, Math.max(random, retryAfter));
+      const asked = retryAfter > 0 ? retryAfter + Math.random() * SHORTEST_PAUSE : 0;
+      const retryIn = Math.min(LONGEST_PAUSE, Math.max(random, asked));
+      this.notBefore = performance.now() + Math.min(retryIn, retryAfter);
       this.timer = setTimeout(() => this.open(), retryIn);
       for (const element of this.waiting) tell(element, "released:error", { status, final: false, retryIn });
     }
@@ -124,26 +141,35 @@
         const isFinal = status !== 429 && status < 500;
         return { status, isFinal, retryAfter: milliseconds(response.headers.get("retry-after")) };
       }
-      const { token, expires_in: expiresIn } = await response.json();
-      if (typeof token !== "string" || !(expiresIn > 0)) return { status, isFinal: true };
-      return { token, expiresIn, asked };
+      const { token, expires_in: expiresIn } = parsed(await response.text());
+      if (typeof token !== "string" || typeof expiresIn !== "number") return { status, isFinal: true };
+      // A ticket that is over already says something of the moment.
+      return expiresIn > 0 ? { token, expiresIn, asked } : { status, isFinal: false, retryAfter: 0 };
     } catch {
       return { status: null, isFinal: false, retryAfter: 0 };
+    }
+  }
+
+  /** What is no JSON, such as a page to sign in with, is an answer that makes no sense. */
+  function parsed(text) {
+    try {
+      return JSON.parse(text) ?? {};
+    } catch {
+      return {};
     }
   }
 
   /** Retry-After in seconds; a date needs the clock, which may be wrong, so it is left to chance. */
   function milliseconds(retryAfter) {
     const seconds = /^\d+$/.test(retryAfter ?? "") ? Number(retryAfter) : 0;
-    return seconds * 1_000;
+    return Math.min(seconds * 1_000, LONGEST_PAUSE);
   }
 
   function tell(element, type, detail) {
     element.dispatchEvent(new CustomEvent(type, { bubbles: true, composed: true, detail }));
   }
 
-  function counterOf(element) {
-    const endpoint = element.getAttribute(MARK);
+  function counterOf(endpoint) {
     if (!counters.has(endpoint)) counters.set(endpoint, new Counter(endpoint));
     return counters.get(endpoint);
   }
@@ -155,17 +181,22 @@
     return found;
   }
 
-  function mounted(element) {
+  function wants(element) {
+    return element.isConnected && element.matches(SELECTOR) && !element.hasAttribute("auth-token");
+  }
+
+  async function mounted(element) {
     // A copy, such as Turbo keeps of a page, brings a ticket along that was another element's.
-    if (element.hasAttribute(FETCHED)) withdraw(element);
+    if (element.hasAttribute(FETCHED) && !served.has(element)) withdraw(element);
+    await customElements.whenDefined(element.localName);
     // The server's own ticket is as good.
-    if (!element.hasAttribute("auth-token")) counterOf(element).join(element);
+    if (wants(element) && !refused.has(element)) counterOf(element.getAttribute(MARK)).join(element);
   }
 
   function unmounted(element) {
-    tickets.delete(element);
-    for (const counter of counters.values()) counter.leave(element);
     // Should it be put back, that is another mount.
+    served.delete(element);
+    refused.delete(element);
     if (element.hasAttribute(FETCHED)) withdraw(element);
   }
 
@@ -174,35 +205,36 @@
     element.removeAttribute(FETCHED);
   }
 
-  /** Looks after tickets that nobody took while the page was away. */
-  function returned() {
-    if (document.prerendering || document.visibilityState === "hidden") return;
-    for (const element of marked(document)) {
-      const ticket = tickets.get(element);
-      const isStale = ticket && !ticket.taken && performance.now() - ticket.asked > ticket.life - MARGIN;
-      if (isStale) counterOf(element).join(element);
-    }
-    // What was kept waiting, by a prerendering or by the network, is worth another try now.
-    for (const counter of counters.values()) {
-      if (counter.waiting.size > 0 && !counter.flight) counter.open();
-    }
-  }
-
   new MutationObserver((records) => {
-    const [added, removed] = [new Set(), new Set()];
-    for (const record of records) {
-      for (const node of record.removedNodes) for (const element of marked(node)) removed.add(element);
-      for (const node of record.addedNodes) for (const element of marked(node)) added.add(element);
+    const [changed, removed] = [new Set(), new Set()];
+    for (const { type, target, addedNodes, removedNodes } of records) {
+      if (type === "attributes" && target.matches(SELECTOR)) changed.add(target);
+      for (const node of removedNodes) for (const element of marked(node)) removed.add(element);
+      for (const node of addedNodes) for (const element of marked(node)) changed.add(element);
     }
     for (const element of removed) if (!element.isConnected) unmounted(element);
-    // What was only moved keeps its ticket.
-    for (const element of added) if (element.isConnected && !tickets.has(element)) mounted(element);
-  }).observe(document, { childList: true, subtree: true });
+    for (const [endpoint, counter] of counters) {
+      for (const element of [...counter.waiting]) {
+        if (!wants(element) || element.getAttribute(MARK) !== endpoint) counter.leave(element);
+      }
+    }
+    // What was only moved keeps its ticket; what lost it, in a morph, gets another.
+    for (const element of changed) if (element.isConnected) mounted(element);
+  }).observe(document, {
+    childList: true,
+    subtree: true,
+    attributes: true,
+    attributeFilter: [MARK, "auth-token"],
+  });
 
-  window.addEventListener("pageshow", (event) => event.persisted && returned());
-  window.addEventListener("online", returned);
-  document.addEventListener("visibilitychange", returned);
-  document.addEventListener("prerenderingchange", returned);
+  const hurryAll = () => counters.forEach((counter) => counter.hurry());
+  window.addEventListener("pageshow", (event) => event.persisted && hurryAll());
+  window.addEventListener("online", hurryAll);
+  document.addEventListener("prerenderingchange", hurryAll);
+  // Turbo copies the page when it is left. The copy must not hold a ticket.
+  document.addEventListener("turbo:before-cache", () => {
+    for (const element of marked(document)) unmounted(element);
+  });
 
   for (const element of marked(document)) mounted(element);
 })();

@@ -1,5 +1,6 @@
 //! The script that fetches tokens in the browser: for pages that are cached or put together there.
 
+use std::fmt;
 use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
@@ -22,7 +23,8 @@ const SOURCE: &str = include_str!("released-token.js");
 /// assert!(tag.starts_with(r#"<script src="/released-token.js?v="#));
 /// ```
 pub fn token_script_tag(path: &str) -> Script {
-    Script::new(format!("{path}?v={}", version()))
+    let separator = if path.contains('?') { '&' } else { '?' };
+    Script::new(format!("{path}{separator}v={}", version()))
 }
 
 /// The script in the page itself, with the nonce of the page's Content-Security-Policy.
@@ -30,11 +32,20 @@ pub fn token_script_tag(path: &str) -> Script {
 /// # Errors
 ///
 /// If the nonce is not base64 or URL-safe base64.
-pub fn token_script_inline(nonce: &str) -> Result<String, InvalidScript> {
-    if is_base64(nonce) {
-        Ok(format!("<script nonce=\"{nonce}\">{SOURCE}</script>"))
-    } else {
-        Err(InvalidScript::Nonce)
+pub fn token_script_inline(nonce: &str) -> Result<InlineScript, InvalidScript> {
+    if is_base64(nonce) { Ok(InlineScript { nonce: nonce.to_owned() }) } else { Err(InvalidScript::Nonce) }
+}
+
+/// A `<script>` element with the script in it; see [`token_script_inline`].
+#[must_use = "a script does nothing until it is written into a page"]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InlineScript {
+    nonce: String,
+}
+
+impl fmt::Display for InlineScript {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<script nonce=\"{}\">{SOURCE}</script>", self.nonce)
     }
 }
 

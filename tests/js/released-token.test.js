@@ -10,7 +10,7 @@ const PAGE = `<released-page data-released-auth="${ENDPOINT}"></released-page>`;
 
 /** A page with the script in it, a server that answers as told, and a clock that moves when it is told to. */
 class Page {
-  constructor(body = "", { prerendering = false, answers = [] } = {}) {
+  constructor(body = "", { prerendering = false, answers = [], withElements = true } = {}) {
     this.dom = new JSDOM(`<!doctype html><body>${body}</body>`, {
       url: "https://app.example/",
       runScripts: "outside-only",
@@ -31,6 +31,7 @@ class Page {
     for (const type of ["released:token", "released:error"]) {
       window.document.addEventListener(type, ({ target, detail }) => this.events.push({ type, target, detail: { ...detail } }));
     }
+    if (withElements) this.defineElements();
     this.run();
   }
 
@@ -45,8 +46,8 @@ class Page {
     if (answer === "stall") {
       await new Promise((_, reject) => options.signal.addEventListener("abort", () => reject(options.signal.reason)));
     }
-    const { status = 200, retryAfter = null, ...body } = await answer;
-    return { status, ok: status < 300, headers: { get: () => retryAfter }, json: async () => body };
+    const { status = 200, retryAfter = null, text, ...body } = await answer;
+    return { status, ok: status < 300, headers: { get: () => retryAfter }, text: async () => text ?? JSON.stringify(body) };
   }
 
   /** Lets everything happen that is due, without time going by. */
@@ -86,9 +87,21 @@ class Page {
     return this.settle();
   }
 
-  /** As Released's script does. */
+  /** As Released's script does. The elements write down every ticket that they see. */
   defineElements() {
-    this.window.customElements.define("released-page", class extends this.window.HTMLElement {});
+    const seen = (this.seen = []);
+    const { customElements, HTMLElement } = this.window;
+    for (const name of ["page", "widget", "form", "badge"]) {
+      customElements.define(
+        `released-${name}`,
+        class extends HTMLElement {
+          static observedAttributes = ["auth-token"];
+          attributeChangedCallback(_name, _old, token) {
+            if (token) seen.push(token);
+          }
+        },
+      );
+    }
     return this.settle();
   }
 }
@@ -185,7 +198,8 @@ test("401 and 403 stop it, until something else is mounted", async () => {
 });
 
 test("an answer that makes no sense stops it", async () => {
-  for (const answer of [{}, { token: 1, expires_in: 9 }, { token: "t" }, { token: "t", expires_in: 0 }]) {
+  const login = "<!doctype html><title>Sign in</title>";
+  for (const answer of [{}, { token: 1, expires_in: 9 }, { token: "t" }, { text: login }, { text: "null" }]) {
     const page = new Page(PAGE, { answers: [answer] });
     await page.pass(600_000);
     assert.equal(page.requests.length, 1);
@@ -222,7 +236,7 @@ test("no pause is longer than a minute, whatever is asked for", async () => {
 });
 
 test("Retry-After is honoured, and nonsense in it is not", async () => {
-  for (const [retryAfter, retryIn] of [["30", 30_000], ["soon", 1_500], ["-5", 1_500]]) {
+  for (const [retryAfter, retryIn] of [["30", 30_500], ["120", 60_000], ["soon", 1_500], ["-5", 1_500]]) {
     const page = new Page(PAGE, { answers: [{ status: 503, retryAfter }] });
     await page.settle();
     assert.equal(page.events[0].detail.retryIn, retryIn, retryAfter);
@@ -237,6 +251,20 @@ test("an answer that does not come is given up after eight seconds", async () =>
   assert.deepEqual(page.events[0].detail.status, null);
   await page.pass(2_000);
   assert.deepEqual(page.tokens(), ["token-2"]);
+});
+
+test("nothing ends a pause that the server asked for, and a tab that is looked at ends none", async () => {
+  const page = new Page(PAGE, { answers: [{ status: 429, retryAfter: "30" }, { status: 503 }] });
+  await page.settle();
+  for (let turn = 0; turn < 10; turn++) {
+    await page.event(page.window, "online");
+    await page.event(page.document, "visibilitychange");
+  }
+  assert.equal(page.requests.length, 1);
+  await page.pass(30_500);
+  assert.equal(page.requests.length, 2);
+  for (let turn = 0; turn < 10; turn++) await page.event(page.document, "visibilitychange");
+  assert.equal(page.requests.length, 2);
 });
 
 test("coming back online ends the pause", async () => {
@@ -272,32 +300,80 @@ test("a prerendered page asks when somebody looks at it", async () => {
   assert.deepEqual(page.tokens(), ["token-1"]);
 });
 
-test("a ticket that nobody took is replaced when the page comes back too late", async () => {
-  for (const comeBack of [
-    (page) => page.event(page.window, "pageshow", { persisted: true }),
-    (page) => page.event(page.document, "visibilitychange"),
-  ]) {
-    const page = new Page(PAGE);
-    await page.pass(88_000);
-    await comeBack(page);
-    assert.equal(page.requests.length, 1, "it is good for half a minute yet");
-    await page.pass(2_000);
-    page.hidden = true;
-    await page.event(page.document, "visibilitychange");
-    assert.equal(page.requests.length, 1, "nobody looks");
-    page.hidden = false;
-    await comeBack(page);
-    assert.deepEqual(page.tokens(), ["token-2"]);
-  }
+test("nothing is asked for before Released's own script is there to take it", async () => {
+  const page = new Page(PAGE, { withElements: false });
+  await page.pass(3_600_000);
+  assert.equal(page.requests.length, 0);
+  await page.defineElements();
+  assert.deepEqual([page.tokens(), page.seen], [["token-1"], ["token-1"]]);
 });
 
-test("a ticket that was taken is a session, and left alone", async () => {
+test("an answer that comes too late, because the page was frozen, is not handed out", async () => {
+  let thaw;
+  const frozen = new Promise((resolve) => (thaw = () => resolve({ token: "too-old", expires_in: 119 })));
+  const page = new Page(PAGE, { answers: [frozen] });
+  await page.settle();
+  page.now += 100_000; // without the timers, which were frozen, too
+  thaw();
+  await page.settle();
+  assert.deepEqual([page.seen, page.requests.length], [["token-2"], 2]);
+});
+
+test("a ticket that is over when it comes is asked for again", async () => {
+  const page = new Page(PAGE, { answers: [{ token: "over", expires_in: 0 }] });
+  await page.pass(2_000);
+  assert.deepEqual(page.seen, ["token-2"]);
+});
+
+test("a ticket that was handed out is a session, and left alone", async () => {
   const page = new Page(PAGE);
-  await page.defineElements();
   await page.pass(3_600_000);
   await page.event(page.window, "pageshow", { persisted: true });
   await page.event(page.document, "visibilitychange");
   assert.equal(page.requests.length, 1);
+});
+
+test("an element that is marked later, or at another endpoint, is served", async () => {
+  const page = new Page("<released-page></released-page>");
+  const element = page.document.querySelector("released-page");
+  element.setAttribute("data-released-auth", ENDPOINT);
+  await page.settle();
+  assert.deepEqual(page.tokens(), ["token-1"]);
+
+  const moved = new Page(PAGE, { answers: ["stall"] });
+  await moved.settle();
+  moved.elements()[0].setAttribute("data-released-auth", "/other");
+  await moved.settle();
+  assert.equal(moved.requests[0].options.signal.aborted, true);
+  assert.deepEqual([moved.requests[1].url, moved.tokens()], ["/other", ["token-2"]]);
+});
+
+test("an element that loses its ticket in a morph gets another", async () => {
+  const page = new Page(PAGE);
+  await page.settle();
+  const [element] = page.elements();
+  element.removeAttribute("auth-token");
+  element.removeAttribute("data-released-fetched");
+  await page.settle();
+  assert.deepEqual(page.seen, ["token-1", "token-2"]);
+});
+
+test("a page that Turbo copies when it is left has no ticket in it", async () => {
+  const page = new Page(PAGE);
+  await page.settle();
+  await page.event(page.document, "turbo:before-cache");
+  const copy = page.document.body.cloneNode(true);
+  assert.equal(copy.innerHTML.includes("token-1"), false);
+});
+
+test("a token that somebody else put in meanwhile stays", async () => {
+  let answer;
+  const page = new Page(PAGE, { answers: [new Promise((resolve) => (answer = resolve))] });
+  await page.settle();
+  page.elements()[0].setAttribute("auth-token", "their-own");
+  answer({ token: "late", expires_in: 119 });
+  await page.settle();
+  assert.deepEqual(page.tokens(), ["their-own"]);
 });
 
 test("nothing is polled", async () => {
