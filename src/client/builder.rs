@@ -5,8 +5,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::redirect;
-
 use super::attempts::{AttemptLimits, Attempts};
 use super::breaker::{Breaker, BreakerLimits};
 use super::config_error::ConfigError;
@@ -15,14 +13,12 @@ use super::exchange::Exchange;
 use super::gate::Gate;
 use super::secret::{InvalidSecret, SharedSecret};
 use super::source::{SecretFile, SecretSource};
+use super::transport::{ConnectionLimits, Transport};
 use super::wire::TokenApi;
 use super::{Limit, ReleasedClient, Shared};
 
 /// How long a page waits for its token, everything included.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(3);
-
-/// How long a connection may take to open: DNS, TCP and TLS.
-const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Longer durations make no sense, and are more than clocks can add.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -33,16 +29,6 @@ const DEFAULT_MAX_IN_FLIGHT: usize = 128;
 /// How long a mint waits for one of these places.
 const DEFAULT_QUEUE_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// How long an idle connection is kept: below the 60 s after which load balancers usually close one.
-const DEFAULT_POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How many idle connections are kept.
-const DEFAULT_POOL_MAX_IDLE: usize = 32;
-
-/// How long sent data may go unacknowledged before the connection counts as dead.
-#[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Puts a [`ReleasedClient`] together; see [`ReleasedClient::builder`].
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct ReleasedClientBuilder {
@@ -51,13 +37,11 @@ pub struct ReleasedClientBuilder {
     endpoint: Option<String>,
     api: TokenApi,
     deadline: Duration,
-    connect_timeout: Duration,
+    connections: ConnectionLimits,
     attempts: AttemptLimits,
     breaker: BreakerLimits,
     max_in_flight: usize,
     queue_timeout: Duration,
-    pool_idle_timeout: Duration,
-    pool_max_idle: usize,
     http: Option<reqwest::Client>,
 }
 
@@ -69,13 +53,11 @@ impl ReleasedClientBuilder {
             endpoint: None,
             api: TokenApi::default(),
             deadline: DEFAULT_DEADLINE,
-            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            connections: ConnectionLimits::DEFAULT,
             attempts: AttemptLimits::DEFAULT,
             breaker: BreakerLimits::DEFAULT,
             max_in_flight: DEFAULT_MAX_IN_FLIGHT,
             queue_timeout: DEFAULT_QUEUE_TIMEOUT,
-            pool_idle_timeout: DEFAULT_POOL_IDLE_TIMEOUT,
-            pool_max_idle: DEFAULT_POOL_MAX_IDLE,
             http: None,
         }
     }
@@ -118,7 +100,7 @@ impl ReleasedClientBuilder {
 
     /// How long a connection may take to open, DNS and TLS included; 1 second if never called.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout.min(LONGEST);
+        self.connections.connect_timeout = timeout.min(LONGEST);
         self
     }
 
@@ -196,13 +178,13 @@ impl ReleasedClientBuilder {
 
     /// How long an idle connection is kept; 30 seconds if never called, which is less than load balancers usually do.
     pub fn pool_idle_timeout(mut self, timeout: Duration) -> Self {
-        self.pool_idle_timeout = timeout.min(LONGEST);
+        self.connections.idle_timeout = timeout.min(LONGEST);
         self
     }
 
     /// How many idle connections are kept; 32 if never called.
     pub fn pool_max_idle(mut self, connections: usize) -> Self {
-        self.pool_max_idle = connections;
+        self.connections.max_idle = connections;
         self
     }
 
@@ -226,11 +208,11 @@ impl ReleasedClientBuilder {
         if account_id.is_empty() || account_id.contains(char::is_control) {
             return Err(ConfigError::AccountId);
         }
-        let secret = self.secret.clone()?;
+        let secret = self.secret?;
         let endpoint = Endpoint::parse(self.endpoint.as_deref().unwrap_or(self.api.documented_url()))?;
-        let http = match &self.http {
-            Some(client) => client.clone(),
-            None => self.http_client_for(&endpoint)?,
+        let transport = match self.http {
+            Some(client) => Transport::Reqwest(client),
+            None => Transport::hyper(&endpoint, self.connections)?,
         };
         let shared = Shared {
             deadline: self.deadline,
@@ -239,40 +221,9 @@ impl ReleasedClientBuilder {
             limit: Limit::new(self.max_in_flight, self.queue_timeout),
             attempts: Attempts::new(self.attempts),
             secret,
-            exchange: Exchange { http, endpoint, api: self.api, account_id },
+            exchange: Exchange::new(transport, endpoint, self.api, account_id),
         };
         Ok(ReleasedClient { shared: Arc::new(shared) })
-    }
-
-    fn http_client_for(&self, endpoint: &Endpoint) -> Result<reqwest::Client, ConfigError> {
-        #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
-        if endpoint.needs_tls() {
-            return Err(ConfigError::NoTls);
-        }
-        let mut builder = reqwest::Client::builder()
-            .connect_timeout(self.connect_timeout)
-            .pool_idle_timeout(self.pool_idle_timeout)
-            .pool_max_idle_per_host(self.pool_max_idle)
-            .user_agent(concat!("tower-released/", env!("CARGO_PKG_VERSION")))
-            // A redirect would carry the secret and the person's address elsewhere.
-            .redirect(redirect::Policy::none())
-            .referer(false)
-            // With HTTP/2, one connection that stalls would stall every later mint.
-            .http1_only()
-            // Other crates may have switched these features of reqwest on.
-            .no_gzip()
-            .no_brotli()
-            .no_zstd()
-            .no_deflate();
-        #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-        {
-            builder = builder.tcp_user_timeout(TCP_USER_TIMEOUT);
-        }
-        // A proxy for this machine's own addresses would be told the secret in clear text.
-        if endpoint.is_loopback() {
-            builder = builder.no_proxy();
-        }
-        builder.build().map_err(|error| ConfigError::HttpClient(error.without_url()))
     }
 
     /// Reads the variables that Released's own examples use, and the one for the URL.
@@ -326,9 +277,10 @@ mod tests {
         let milliseconds = Duration::from_millis;
         let builder = ReleasedClient::builder("acc", "s3cret");
         assert_eq!(builder.deadline, milliseconds(3000));
-        assert_eq!(builder.connect_timeout, milliseconds(1000));
         assert_eq!((builder.max_in_flight, builder.queue_timeout), (128, milliseconds(50)));
-        assert_eq!((builder.pool_idle_timeout, builder.pool_max_idle), (milliseconds(30_000), 32));
+        let connections =
+            ConnectionLimits { connect_timeout: milliseconds(1000), idle_timeout: milliseconds(30_000), max_idle: 32 };
+        assert_eq!(builder.connections, connections);
         let attempts = AttemptLimits {
             max: 3,
             timeout: milliseconds(1500),

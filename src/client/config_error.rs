@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use tower::BoxError;
+
 use super::endpoint::InvalidEndpoint;
 use super::secret::InvalidSecret;
 use super::source::SecretFileError;
@@ -28,7 +30,14 @@ pub enum ConfigError {
     /// The endpoint is `https`, and the crate was built without TLS.
     NoTls,
     /// The HTTP client could not be built, most often because the system has no root certificates.
-    HttpClient(reqwest::Error),
+    HttpClient(BoxError),
+}
+
+impl ConfigError {
+    #[cfg(any(feature = "rustls", feature = "native-tls"))]
+    pub(crate) fn http_client(error: impl Into<BoxError>) -> Self {
+        Self::HttpClient(error.into())
+    }
 }
 
 impl fmt::Display for ConfigError {
@@ -70,7 +79,7 @@ impl fmt::Debug for ConfigError {
 impl std::error::Error for ConfigError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::HttpClient(error) => Some(error),
+            Self::HttpClient(error) => Some(&**error),
             _ => None,
         }
     }

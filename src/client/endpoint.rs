@@ -2,12 +2,15 @@
 
 use std::fmt;
 
+use http::Uri;
 use url::{Host, Url};
 
 /// The token API's address: one that may be told the secret and who is signed in.
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoint {
     url: Url,
+    /// The same, for the HTTP client.
+    uri: Uri,
 }
 
 impl Endpoint {
@@ -21,31 +24,41 @@ impl Endpoint {
         if url.query().is_some() || url.fragment().is_some() {
             return Err(InvalidEndpoint::QueryOrFragment);
         }
-        let endpoint = Self { url };
-        match endpoint.url.scheme() {
-            "https" => Ok(endpoint),
-            "http" if endpoint.is_loopback() => Ok(endpoint),
-            "http" => Err(InvalidEndpoint::PlainHttp),
-            _ => Err(InvalidEndpoint::Scheme),
+        match url.scheme() {
+            "https" => {}
+            "http" if is_loopback(&url) => {}
+            "http" => return Err(InvalidEndpoint::PlainHttp),
+            _ => return Err(InvalidEndpoint::Scheme),
         }
+        // A few characters that browsers let pass have no place in a request.
+        let uri = url.as_str().parse().map_err(|_| InvalidEndpoint::NotAUrl)?;
+        Ok(Self { url, uri })
     }
 
     pub(crate) fn url(&self) -> &Url {
         &self.url
     }
 
-    #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
-    pub(crate) fn needs_tls(&self) -> bool {
+    pub(crate) fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    pub(crate) fn is_https(&self) -> bool {
         self.url.scheme() == "https"
     }
 
+    #[cfg(any(feature = "rustls", feature = "native-tls"))]
     pub(crate) fn is_loopback(&self) -> bool {
-        match self.url.host() {
-            Some(Host::Domain(name)) => name == "localhost",
-            Some(Host::Ipv4(address)) => address.is_loopback(),
-            Some(Host::Ipv6(address)) => address.is_loopback(),
-            None => false,
-        }
+        is_loopback(&self.url)
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
     }
 }
 

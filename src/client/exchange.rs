@@ -3,14 +3,18 @@
 use std::error::Error;
 use std::io;
 
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderValue, Method};
-use reqwest::{Request, Response};
+use bytes::Bytes;
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Request};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body;
+use hyper_util::client::legacy;
 
 use super::attempts::Failure;
 use super::endpoint::Endpoint;
 use super::secret::SharedSecret;
 use super::trace::ExchangeSpan;
+use super::transport::{Reply, Transport};
 use super::wire::{TokenApi, parse_reply, refusal};
 use crate::error::{MintError, MintErrorKind};
 use crate::token::AuthToken;
@@ -21,13 +25,30 @@ const MAX_REPLY_BYTES: usize = 16 * 1024;
 
 /// Where to ask, as whom, and in which of the two APIs.
 pub(crate) struct Exchange {
-    pub(crate) http: reqwest::Client,
     pub(crate) endpoint: Endpoint,
     pub(crate) api: TokenApi,
-    pub(crate) account_id: String,
+    transport: Transport,
+    account_id: String,
+    /// What every request says, but for the secret, whose place is kept.
+    headers: HeaderMap,
 }
 
 impl Exchange {
+    pub(crate) fn new(transport: Transport, endpoint: Endpoint, api: TokenApi, account_id: String) -> Self {
+        let mut headers = HeaderMap::from_iter([
+            (ACCEPT, HeaderValue::from_static("application/json")),
+            // A compressed answer could be larger than it looks.
+            (ACCEPT_ENCODING, HeaderValue::from_static("identity")),
+            (AUTHORIZATION, HeaderValue::from_static("")),
+            (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        ]);
+        if let Transport::Hyper(_) = transport {
+            let name = concat!("tower-released/", env!("CARGO_PKG_VERSION"));
+            headers.insert(USER_AGENT, HeaderValue::from_static(name));
+        }
+        Self { endpoint, api, transport, account_id, headers }
+    }
+
     /// Asks once. Dropping the future closes the connection unless the answer was complete.
     pub(crate) async fn run(
         &self,
@@ -35,62 +56,61 @@ impl Exchange {
         secret: &SharedSecret,
         span: &ExchangeSpan,
     ) -> Result<AuthToken, Failure> {
-        let response =
-            self.http.execute(self.request(user, secret)).await.map_err(|error| transport_failure(&error))?;
-        span.status(response.status());
+        let reply =
+            self.transport.send(self.request(user, secret)).await.map_err(|error| transport_failure(&*error))?;
+        span.status(reply.status());
         // The body of a refusal is never read: nothing in it is documented, and it may quote what was sent.
-        if !response.status().is_success() {
-            return Err(refusal(response.status(), response.headers()));
+        if !reply.status().is_success() {
+            return Err(refusal(reply.status(), reply.headers()));
         }
-        parse_reply(&read_capped(response).await?).map_err(Failure::lasting)
+        parse_reply(&read_capped(reply).await?).map_err(Failure::lasting)
     }
 
     /// Opens a connection and leaves it in the pool. It carries neither the secret nor anybody's data, so whatever is
     /// answered to it is fine.
     pub(crate) async fn warm_up(&self) -> Result<(), MintError> {
-        let request = Request::new(Method::HEAD, self.endpoint.url().clone());
-        match self.http.execute(request).await {
+        let mut request = Request::new(Bytes::new());
+        *request.method_mut() = Method::HEAD;
+        *request.uri_mut() = self.endpoint.uri().clone();
+        match self.transport.send(request).await {
             Ok(_) => Ok(()),
-            Err(error) => Err(transport_failure(&error).error),
+            Err(error) => Err(transport_failure(&*error).error),
         }
     }
 
-    fn request(&self, user: &User, secret: &SharedSecret) -> Request {
-        let mut request = Request::new(Method::POST, self.endpoint.url().clone());
+    fn request(&self, user: &User, secret: &SharedSecret) -> Request<Bytes> {
+        let mut request = Request::new(self.api.body(&self.account_id, user));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.endpoint.uri().clone();
         let headers = request.headers_mut();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        // A compressed answer could be larger than it looks.
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        headers.clone_from(&self.headers);
         headers.insert(AUTHORIZATION, secret.authorization());
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        *request.body_mut() = Some(self.api.body(&self.account_id, user).into());
         request
     }
 }
 
-async fn read_capped(mut response: Response) -> Result<Vec<u8>, Failure> {
+async fn read_capped(reply: Reply) -> Result<Bytes, Failure> {
     let too_long = || Failure::lasting(MintError::new(MintErrorKind::MalformedResponse));
-    if response.content_length().is_some_and(|length| length > MAX_REPLY_BYTES as u64) {
+    let body = reply.into_body();
+    if body.size_hint().lower() > MAX_REPLY_BYTES as u64 {
         return Err(too_long());
     }
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| transport_failure(&error))? {
-        if body.len() + chunk.len() > MAX_REPLY_BYTES {
-            return Err(too_long());
-        }
-        body.extend_from_slice(&chunk);
+    match Limited::new(body, MAX_REPLY_BYTES).collect().await {
+        // Of one piece, most often, which is not copied.
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_long()),
+        Err(error) => Err(transport_failure(&*error)),
     }
-    Ok(body)
 }
 
-/// What a failure below HTTP is, and whether it may pass. The error itself is not kept, for its texts hold the URL and
+/// What a failure below HTTP is, and whether it may pass. The error itself is not kept, for its texts may hold the URL and
 /// what the remote end wrote; only the operating system's own error is, made anew from its number.
-fn transport_failure(error: &reqwest::Error) -> Failure {
-    let kind = if error.is_timeout() {
+fn transport_failure(error: &(dyn Error + 'static)) -> Failure {
+    let kind = if causes(error).any(is_timeout) {
         MintErrorKind::Timeout
-    } else if error.is_connect() {
+    } else if causes(error).any(is_connect) {
         MintErrorKind::Connect
-    } else if is_unreadable(error) {
+    } else if causes(error).any(is_unreadable) {
         MintErrorKind::MalformedResponse
     } else {
         MintErrorKind::Interrupted
@@ -107,14 +127,24 @@ fn transport_failure(error: &reqwest::Error) -> Failure {
     Failure { error: mint_error, is_transient }
 }
 
+fn is_timeout(cause: &(dyn Error + 'static)) -> bool {
+    cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+        || cause.downcast_ref().is_some_and(reqwest::Error::is_timeout)
+}
+
+/// Of hyper's client, which is within reqwest, too.
+fn is_connect(cause: &(dyn Error + 'static)) -> bool {
+    cause.downcast_ref().is_some_and(legacy::Error::is_connect)
+}
+
 /// Whether something answered that does not speak HTTP as it should.
-fn is_unreadable(error: &reqwest::Error) -> bool {
-    causes(error).filter_map(|cause| cause.downcast_ref::<hyper::Error>()).any(hyper::Error::is_parse)
+fn is_unreadable(cause: &(dyn Error + 'static)) -> bool {
+    cause.downcast_ref().is_some_and(hyper::Error::is_parse)
 }
 
 /// Whether a certificate is at fault, which waiting does not mend. Each TLS library has a type of its own for that, but
-/// all say it in the same word. The outermost error is left out, as it quotes the URL.
-fn is_bad_certificate(error: &reqwest::Error) -> bool {
+/// all say it in the same word. The outermost error is left out, as reqwest's quotes the URL.
+fn is_bad_certificate(error: &(dyn Error + 'static)) -> bool {
     causes(error).skip(1).any(|cause| cause.to_string().contains("certificate"))
 }
 

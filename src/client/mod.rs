@@ -4,6 +4,7 @@ mod attempts;
 mod breaker;
 mod builder;
 mod config_error;
+mod connector;
 mod endpoint;
 mod exchange;
 mod gate;
@@ -12,6 +13,7 @@ mod retry_after;
 mod secret;
 mod source;
 mod trace;
+mod transport;
 mod wire;
 
 use std::fmt;

@@ -16,18 +16,16 @@ use axum::routing::get;
 use futures_util::future::join_all;
 use http::Request;
 use http_body_util::BodyExt;
-use rcgen::{CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, KeyPair, date_time_ymd};
 use reqwest::dns::{Name, Resolve, Resolving};
 use tokio::net::TcpSocket;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tower::ServiceExt;
 use tower_released::{
     AuthToken, MintError, MintErrorKind, ReleasedClient, ReleasedClientBuilder, ReleasedTokenLayer, User, resolver_fn,
 };
 
 use crate::leaks::{Log, forms};
+#[cfg(not(feature = "native-tls"))]
+use crate::support::authority::Authority;
 use crate::support::fault_server::{FaultServer, Read, Reset, Stall, Step, forever, reply, write};
 
 const SECRET: &str = "s3cret-of-the-account";
@@ -261,39 +259,6 @@ async fn names() {
         assert!(if are_unknown { asked == 3 * mints } else { asked >= mints }, "asked {asked} times");
     }
     assert_nothing_leaks("logged", &log.text());
-}
-
-/// A certificate authority, and what it signs.
-#[cfg_attr(feature = "native-tls", allow(dead_code))]
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-#[cfg_attr(feature = "native-tls", allow(dead_code))]
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    fn server_for(&self, host: &str, until_year: i32) -> TlsAcceptor {
-        let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
-        params.not_before = date_time_ymd(2020, 1, 1);
-        params.not_after = date_time_ymd(until_year, 1, 1);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap();
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let config = ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)
-            .unwrap();
-        TlsAcceptor::from(Arc::new(config))
-    }
-
-    fn trusting_client(&self) -> reqwest::Client {
-        let root = reqwest::Certificate::from_der(self.0.der()).unwrap();
-        reqwest::Client::builder().no_proxy().tls_certs_only([root]).build().unwrap()
-    }
 }
 
 // With both TLS libraries, reqwest takes the system's, which has its own ways with roots.

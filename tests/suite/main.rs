@@ -21,3 +21,4 @@ mod readiness;
 mod resolvers;
 mod state;
 mod telemetry;
+mod tls;

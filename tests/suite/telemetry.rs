@@ -64,5 +64,19 @@ async fn released_status_is_not_written_into_the_applications_own_span() {
     tracing::Instrument::instrument(client.mint(&user), span.clone()).await.unwrap_err();
     span.record("http.response.status_code", 200);
     drop(span);
-    assert!(log.text().contains("status_code=200") && !log.text().contains("401"), "{}", log.text());
+    assert!(log.text().contains("status_code=200") && !log.text().contains("status_code=401"), "{}", log.text());
+}
+
+#[tokio::test]
+async fn a_connection_that_is_kept_for_later_does_not_keep_the_span_of_its_page_open() {
+    let (log, _guard) = Log::capture_filtered("app=trace");
+    let released = FakeReleased::start().await.unwrap();
+    let client = released.client().unwrap();
+    let user = ada();
+    let span = tracing::info_span!(target: "app", "request");
+    tracing::Instrument::instrument(client.mint(&user), span.clone()).await.unwrap();
+    drop(span);
+    assert!(log.text().contains("close"), "{}", log.text());
+    client.mint(&user).await.unwrap();
+    assert_eq!(released.counts().connections, 1);
 }

@@ -1,5 +1,6 @@
 //! What the tests share: who signs in, and the three stacks to serve pages with.
 
+pub(crate) mod authority;
 pub(crate) mod fault_server;
 
 use std::convert::Infallible;

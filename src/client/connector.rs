@@ -1,0 +1,92 @@
+//! How connections to the token API are opened: TCP, through a proxy if the environment names one, and TLS.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use std::{future, io};
+
+use http::Uri;
+use hyper_util::client::legacy::connect::HttpConnector;
+use tokio::time::timeout;
+use tower::{BoxError, Service};
+
+#[cfg(any(feature = "rustls", feature = "native-tls"))]
+use super::config_error::ConfigError;
+
+/// How long a connection may be idle before the system asks whether the other end is still there, how long it waits for an
+/// answer, and how often it asks.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(15), 3);
+
+/// How long sent data may go unacknowledged before the connection counts as dead.
+#[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Opens TCP connections.
+pub(crate) fn tcp(limit: Duration) -> HttpConnector {
+    let mut tcp = HttpConnector::new();
+    // It serves TLS, too.
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    // Shared among the addresses of a name, so that one that does not answer leaves time for the next.
+    tcp.set_connect_timeout(Some(limit));
+    let (idle, interval, retries) = KEEPALIVE;
+    tcp.set_keepalive(Some(idle));
+    tcp.set_keepalive_interval(Some(interval));
+    tcp.set_keepalive_retries(Some(retries));
+    #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+    tcp.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
+    tcp
+}
+
+/// Puts TLS around what `inner` opens, where the URL is `https`. The certificate is checked as the system does it.
+#[cfg(feature = "native-tls")]
+pub(crate) fn tls<C>(inner: C) -> Result<hyper_tls::HttpsConnector<C>, ConfigError> {
+    let tls = native_tls::TlsConnector::new().map_err(ConfigError::http_client)?;
+    Ok((inner, tls.into()).into())
+}
+
+/// Puts TLS around what `inner` opens, where the URL is `https`. The certificate is checked as the system does it.
+#[cfg(all(feature = "rustls", not(feature = "native-tls")))]
+pub(crate) fn tls<C>(inner: C) -> Result<hyper_rustls::HttpsConnector<C>, ConfigError> {
+    use rustls::crypto::{CryptoProvider, aws_lc_rs};
+
+    // The application may have chosen another.
+    let provider = CryptoProvider::get_default().cloned().unwrap_or_else(|| aws_lc_rs::default_provider().into());
+    let tls = hyper_rustls::HttpsConnectorBuilder::new()
+        .with_provider_and_platform_verifier(provider)
+        .map_err(ConfigError::http_client)?;
+    Ok(tls.https_or_http().enable_http1().wrap_connector(inner))
+}
+
+/// A connector that gives up in time, whatever takes so long: DNS, TCP, a proxy or TLS.
+#[derive(Clone)]
+pub(crate) struct Within<C> {
+    pub(crate) connector: C,
+    pub(crate) limit: Duration,
+}
+
+impl<C> Service<Uri> for Within<C>
+where
+    C: Service<Uri, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
+{
+    type Response = C::Response;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<C::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, url: Uri) -> Self::Future {
+        let Self { mut connector, limit } = self.clone();
+        Box::pin(async move {
+            let connect = async {
+                future::poll_fn(|cx| connector.poll_ready(cx)).await.map_err(Into::into)?;
+                connector.call(url).await.map_err(Into::into)
+            };
+            timeout(limit, connect)
+                .await
+                .unwrap_or_else(|_elapsed| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+        })
+    }
+}

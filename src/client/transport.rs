@@ -1,0 +1,104 @@
+//! What carries requests to the token API: hyper's client, or a `reqwest::Client` of the application's.
+//!
+//! A page waits for its mint, and hyper's own client costs half of what reqwest does around it: redirects, cookies and
+//! retries, all of which have no place here.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::connect::{Connect, HttpConnector};
+use hyper_util::client::legacy::{Builder, Client, ResponseFuture};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tower::BoxError;
+
+use super::config_error::ConfigError;
+use super::connector::{Within, tcp};
+use super::endpoint::Endpoint;
+
+/// What is received: not read yet, and of any length.
+pub(crate) type Reply = Response<Either<Incoming, reqwest::Body>>;
+
+/// Sends requests and keeps connections for the next ones.
+pub(crate) enum Transport {
+    /// What the client is, without its connector's type.
+    Hyper(Box<dyn Fn(Request<Full<Bytes>>) -> ResponseFuture + Send + Sync>),
+    Reqwest(reqwest::Client),
+}
+
+/// What can be chosen of hyper's client.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct ConnectionLimits {
+    /// How long a connection may take to open.
+    pub(crate) connect_timeout: Duration,
+    /// How long an idle connection is kept.
+    pub(crate) idle_timeout: Duration,
+    /// How many idle connections are kept.
+    pub(crate) max_idle: usize,
+}
+
+impl ConnectionLimits {
+    /// DNS, TCP and TLS take a second at most; load balancers usually close a connection after 60 s.
+    pub(crate) const DEFAULT: Self =
+        Self { connect_timeout: Duration::from_secs(1), idle_timeout: Duration::from_secs(30), max_idle: 32 };
+}
+
+impl Transport {
+    /// Over hyper, to this endpoint and to nowhere else.
+    pub(crate) fn hyper(endpoint: &Endpoint, limits: ConnectionLimits) -> Result<Self, ConfigError> {
+        let tcp = tcp(limits.connect_timeout);
+        if !endpoint.is_https() {
+            return Ok(limits.client(tcp));
+        }
+        limits.https_client(endpoint, tcp)
+    }
+
+    /// Sends a request and waits for the head of the answer. Dropping the future closes the connection.
+    pub(crate) async fn send(&self, request: Request<Bytes>) -> Result<Reply, BoxError> {
+        match self {
+            Self::Hyper(send) => Ok(send(request.map(Full::new)).await?.map(Either::Left)),
+            Self::Reqwest(client) => Ok(Response::from(client.execute(request.try_into()?).await?).map(Either::Right)),
+        }
+    }
+}
+
+impl ConnectionLimits {
+    #[cfg(any(feature = "rustls", feature = "native-tls"))]
+    fn https_client(self, endpoint: &Endpoint, tcp: HttpConnector) -> Result<Transport, ConfigError> {
+        use hyper_util::client::legacy::connect::proxy::Tunnel;
+        use hyper_util::client::proxy::matcher::Matcher;
+
+        use super::connector::tls;
+
+        // A proxy for this machine's own addresses would be told the secret.
+        let proxy = if endpoint.is_loopback() { None } else { Matcher::from_system().intercept(endpoint.uri()) };
+        let Some(proxy) = proxy else { return Ok(self.client(tls(tcp)?)) };
+        // The proxy may be spoken to over TLS, too.
+        let mut tunnel = Tunnel::new(proxy.uri().clone(), tls(tcp)?);
+        if let Some(authorization) = proxy.basic_auth() {
+            tunnel = tunnel.with_auth(authorization.clone());
+        }
+        Ok(self.client(tls(tunnel)?))
+    }
+
+    #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
+    fn https_client(self, _: &Endpoint, _: HttpConnector) -> Result<Transport, ConfigError> {
+        Err(ConfigError::NoTls)
+    }
+
+    fn client<C>(self, connector: C) -> Transport
+    where
+        C: tower::Service<http::Uri, Error: Into<BoxError>, Future: Send> + Clone + Send + Sync + 'static,
+        Within<C>: Connect,
+    {
+        let client: Client<_, Full<Bytes>> = Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(self.idle_timeout)
+            .pool_max_idle_per_host(self.max_idle)
+            .build(Within { connector, limit: self.connect_timeout });
+        Transport::Hyper(Box::new(move |request| client.request(request)))
+    }
+}
