@@ -1,6 +1,8 @@
 //! Keeps a page with a token out of every cache.
 
-use http::header::{CACHE_CONTROL, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
+use http::header::{
+    CACHE_CONTROL, ETAG, EXPIRES, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE,
+};
 use http::{HeaderMap, HeaderValue};
 
 use crate::rejection::has_grpc_content;
@@ -9,7 +11,14 @@ use crate::telemetry::warn;
 /// Headers that a cache could go by although `Cache-Control` says no: validators, HTTP/1.0's expiry, and what CDNs and
 /// proxies heed in its stead (Edge Architecture, Akamai, nginx). `CDN-Cache-Control` and what is called after it (RFC 9213,
 /// section 3.1) go by their end.
-const REMOVED: &[&str] = &["etag", "last-modified", "expires", "surrogate-control", "edge-control", "x-accel-expires"];
+static REMOVED: [HeaderName; 6] = [
+    ETAG,
+    LAST_MODIFIED,
+    EXPIRES,
+    HeaderName::from_static("surrogate-control"),
+    HeaderName::from_static("edge-control"),
+    HeaderName::from_static("x-accel-expires"),
+];
 
 /// In the extensions of a response that may carry a token, for layers further out.
 #[derive(Clone, Debug)]
@@ -25,8 +34,8 @@ pub(crate) fn forbid(headers: &mut HeaderMap) {
         warn!("the handler made a response public that may carry an auth token; it is `private, no-store` now");
     }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
-    for name in REMOVED {
-        headers.remove(*name);
+    for name in &REMOVED {
+        headers.remove(name);
     }
     while let Some(name) = headers.keys().find(|name| name.as_str().ends_with("-cache-control")).cloned() {
         headers.remove(name);

@@ -55,13 +55,14 @@ struct Shared {
 
 struct Running {
     mint: Mint,
-    waiters: Arc<Waiters>,
+    /// From the first poll on.
+    waiters: Option<Arc<Waiters>>,
 }
 
 impl PendingToken {
     /// The promise of what `mint` will yield. Nothing happens before somebody asks.
     pub(crate) fn new(mint: Mint) -> Self {
-        Self::with(OnceLock::new(), Some(Running { mint, waiters: Arc::default() }))
+        Self::with(OnceLock::new(), Some(Running { mint, waiters: None }))
     }
 
     /// The promise of what is known already.
@@ -106,9 +107,13 @@ impl PendingToken {
             // Done in the meantime. Or it panicked under somebody else's poll, and will never be.
             return Poll::Ready(self.shared.outcome.get_or_init(interrupted));
         };
-        running.waiters.add(cx.waker());
-        let wake_all = Waker::from(Arc::clone(&running.waiters));
-        let unless_it_panics = WakeOnDrop(&running.waiters);
+        let waiters = running.waiters.get_or_insert_default();
+        waiters.add(cx.waker());
+        if !waiters.was_woken() {
+            return Poll::Pending;
+        }
+        let wake_all = Waker::from(Arc::clone(waiters));
+        let unless_it_panics = WakeOnDrop(waiters);
         let polled = running.mint.as_mut().poll(&mut Context::from_waker(&wake_all));
         std::mem::forget(unless_it_panics);
         let outcome = ready!(polled);
@@ -131,7 +136,9 @@ impl PendingToken {
         drop(slot);
         if let Some(Running { mint, waiters }) = running {
             drop(mint);
-            waiters.wake_all();
+            if let Some(waiters) = waiters {
+                waiters.wake_all();
+            }
         }
         outcome
     }
@@ -162,9 +169,25 @@ impl PendingToken {
 
 /// Everybody who waits for one mint: whoever polled it last may not be the one who is there to poll it next.
 #[derive(Default)]
-struct Waiters(Mutex<Vec<Waker>>);
+struct Waiters {
+    wakers: Mutex<Vec<Waker>>,
+    /// Nothing has changed for the mint since its last poll. The layer and the handler poll it in turn, and so does
+    /// everything else that wakes their task.
+    is_asleep: AtomicBool,
+}
 
 impl Waiters {
+    /// Whether the mint is to be polled; not again until it was woken.
+    fn was_woken(&self) -> bool {
+        !self.is_asleep.swap(true, Ordering::AcqRel)
+    }
+
+    fn wake_mint(&self) {
+        // Before the wakers are taken: who is added after that finds it awake.
+        self.is_asleep.store(false, Ordering::Release);
+        self.wake_all();
+    }
+
     fn add(&self, waker: &Waker) {
         let mut wakers = self.wakers();
         if !wakers.iter().any(|known| known.will_wake(waker)) {
@@ -180,7 +203,7 @@ impl Waiters {
     }
 
     fn wakers(&self) -> MutexGuard<'_, Vec<Waker>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -195,11 +218,11 @@ impl Drop for WakeOnDrop<'_> {
 
 impl Wake for Waiters {
     fn wake(self: Arc<Self>) {
-        self.wake_all();
+        self.wake_mint();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.wake_all();
+        self.wake_mint();
     }
 }
 

@@ -14,11 +14,8 @@ use axum::response::Html;
 use axum::routing::get;
 use axum::{Extension, Router};
 use criterion::{Criterion, criterion_group, criterion_main};
-use support::{ADA, Ratios, Server, Visitors, client, cpu_time, vouch};
+use support::{ADA, Ratios, Server, Site, client, vouch};
 use tower_released::{AuthToken, MintTiming, PendingToken, ReleasedTokenLayer, from_extension};
-
-/// As many as keep a server busy.
-const CONNECTIONS: usize = 32;
 
 const WITH_TOKEN: &str = "auth-token=\"eyJ";
 
@@ -45,32 +42,23 @@ fn alongside(api: &Server) -> Router {
     Router::new().route("/roadmap", get(roadmap)).route_layer(layer).layer(Extension(ADA))
 }
 
-/// Makes an application that mints at this API.
-type App = fn(&Server) -> Router;
-
 fn pages(criterion: &mut Criterion) {
     let mut ratios = Ratios::default();
     let mut group = criterion.benchmark_group("page, CPU time of the server");
-    let apps: [(&str, App, &str); 5] = [
-        ("without_token", without_token, "released-page"),
-        ("floor", floor::app, WITH_TOKEN),
-        ("by_hand", by_hand::app, WITH_TOKEN),
-        ("tower_released", this_crate, WITH_TOKEN),
-        ("alongside", alongside, WITH_TOKEN),
+    let mut by_hand = Site::open(by_hand::app, &[], WITH_TOKEN);
+    let sites = [
+        ("tower_released", Site::open(this_crate, &[], WITH_TOKEN)),
+        ("tower_released, AlongsideHandler", Site::open(alongside, &[], WITH_TOKEN)),
+        ("floor", Site::open(floor::app, &[], WITH_TOKEN)),
+        ("without a token", Site::open(without_token, &[], "released-page")),
     ];
-    for (name, app, expected) in apps {
-        let api = Server::api();
-        let server = Server::app(app(&api));
-        let mut visitors = Visitors::arrive(&server, CONNECTIONS);
-        visitors.load(1000, expected);
+    for (name, mut site) in sites {
         group.bench_function(name, |bencher| {
-            ratios.time(bencher, name, |pages| cpu_time(&server, &mut visitors, pages, expected));
+            ratios.measure(bencher, name, |pages| site.cpu_time(pages), |pages| by_hand.cpu_time(pages));
         });
     }
     group.finish();
-    for name in ["tower_released", "alongside", "floor", "without_token"] {
-        ratios.print(name, "by_hand");
-    }
+    ratios.print("what is written by hand");
 }
 
 criterion_group!(benches, pages);

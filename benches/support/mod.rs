@@ -3,7 +3,6 @@
 // Every benchmark is a crate of its own and uses a part of this; figures are for people to read.
 #![allow(dead_code, clippy::print_stdout, clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::hint::black_box;
 use std::net::SocketAddr;
@@ -151,21 +150,24 @@ pub(crate) fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
+/// As many connections as keep a server busy.
+const CONNECTIONS: usize = 32;
+
 /// Connections of browsers, each of which loads one page after the other.
-pub(crate) struct Visitors {
+struct Visitors {
     runtime: Runtime,
     connections: Vec<SendRequest<Empty<Bytes>>>,
-    host: String,
+    request: Request<Empty<Bytes>>,
 }
 
 impl Visitors {
-    /// Opens so many connections.
-    pub(crate) fn arrive(server: &Server, connections: usize) -> Self {
+    /// Opens connections to load pages with these headers.
+    fn arrive(server: &Server, headers: &[(&str, &str)]) -> Self {
         let runtime = runtime();
         let address = server.address;
         let connections = runtime.block_on(async {
             let mut opened = Vec::new();
-            for _ in 0..connections {
+            for _ in 0..CONNECTIONS {
                 let stream = TcpStream::connect(address).await.unwrap();
                 stream.set_nodelay(true).unwrap();
                 let (requests, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
@@ -174,23 +176,26 @@ impl Visitors {
             }
             opened
         });
-        Self { runtime, connections, host: address.to_string() }
+        let mut request = Request::get("/roadmap").header("host", address.to_string()).header("accept", "text/html");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Self { runtime, connections, request: request.body(Empty::new()).unwrap() }
     }
 
     /// Loads so many pages, and makes sure that each holds what it should.
-    pub(crate) fn load(&mut self, pages: u64, expected: &'static str) {
+    fn load(&mut self, pages: u64, expected: &'static str) {
         let left = Arc::new(AtomicI64::new(pages.try_into().unwrap()));
-        let host = self.host.clone();
+        let request = self.request.clone();
         let connections = std::mem::take(&mut self.connections);
         self.connections = self.runtime.block_on(async move {
             let mut visits = JoinSet::new();
             for mut requests in connections {
-                let (left, host) = (Arc::clone(&left), host.clone());
+                let (left, request) = (Arc::clone(&left), request.clone());
                 visits.spawn(async move {
                     while left.fetch_sub(1, Ordering::Relaxed) > 0 {
                         requests.ready().await.unwrap();
-                        let request = Request::get("/roadmap").header("host", &host).header("accept", "text/html");
-                        let response = requests.send_request(request.body(Empty::new()).unwrap()).await.unwrap();
+                        let response = requests.send_request(request.clone()).await.unwrap();
                         assert_eq!(response.status(), 200);
                         let page = response.into_body().collect().await.unwrap().to_bytes();
                         assert!(page.windows(expected.len()).any(|part| part == expected.as_bytes()));
@@ -203,42 +208,52 @@ impl Visitors {
     }
 }
 
-/// What was measured in this run, for ratios between its parts.
+/// Measures things beside another, in turn, so that what else goes on in the machine hits both.
 #[derive(Default)]
 pub(crate) struct Ratios {
-    // In nanoseconds for one iteration.
-    samples: BTreeMap<&'static str, Vec<f64>>,
+    pairs: Vec<(&'static str, Vec<Pair>)>,
+}
+
+/// How long one iteration took, in microseconds.
+struct Pair {
+    own: f64,
+    other: f64,
 }
 
 impl Ratios {
-    /// Measures, and remembers.
-    pub(crate) fn time(
+    /// Measures `own`, and `other` right after it. Criterion reports the former.
+    pub(crate) fn measure(
         &mut self,
         bencher: &mut Bencher<'_>,
         name: &'static str,
-        mut measure: impl FnMut(u64) -> Duration,
+        mut own: impl FnMut(u64) -> Duration,
+        mut other: impl FnMut(u64) -> Duration,
     ) {
-        let samples = self.samples.entry(name).or_default();
+        if self.pairs.last().is_none_or(|(last, _)| *last != name) {
+            self.pairs.push((name, Vec::new()));
+        }
+        let pairs = &mut self.pairs.last_mut().unwrap().1;
         bencher.iter_custom(|iterations| {
-            let took = measure(iterations);
+            let (own, other) = (own(iterations), other(iterations));
             #[allow(clippy::cast_precision_loss)]
-            samples.push(took.as_secs_f64() * 1e9 / iterations as f64);
-            took
+            let each = |took: Duration| took.as_secs_f64() * 1e6 / iterations as f64;
+            pairs.push(Pair { own: each(own), other: each(other) });
+            own
         });
     }
 
-    /// The median, in nanoseconds.
-    pub(crate) fn median(&self, name: &str) -> Option<f64> {
-        let mut samples = self.samples.get(name)?.clone();
-        samples.sort_by(f64::total_cmp);
-        samples.get(samples.len() / 2).copied()
-    }
-
-    /// Prints what `name` takes, and what part of `beside` that is.
-    pub(crate) fn print(&self, name: &str, beside: &str) {
-        if let (Some(own), Some(other)) = (self.median(name), self.median(beside)) {
-            let (own_us, other_us) = (own / 1000.0, other / 1000.0);
-            println!("{name}: {own_us:.2} µs, {:.3} of {beside} ({other_us:.2} µs)", own / other);
+    /// Prints what each takes, and what part of the other that is: medians.
+    pub(crate) fn print(&self, other: &str) {
+        println!();
+        for (name, pairs) in &self.pairs {
+            let median = |of: fn(&Pair) -> f64| {
+                let mut values: Vec<f64> = pairs.iter().map(of).collect();
+                values.sort_by(f64::total_cmp);
+                values[values.len() / 2]
+            };
+            let (own, beside) = (median(|pair| pair.own), median(|pair| pair.other));
+            let ratio = median(|pair| pair.own / pair.other);
+            println!("{name}: {own:.2} µs, {ratio:.3} of {other} ({beside:.2} µs)");
         }
     }
 }
@@ -252,9 +267,34 @@ pub(crate) fn wall_time<T>(iterations: u64, mut call: impl FnMut() -> T) -> Dura
     start.elapsed()
 }
 
-/// The CPU time that a server spends while its visitors load so many pages.
-pub(crate) fn cpu_time(server: &Server, visitors: &mut Visitors, pages: u64, expected: &'static str) -> Duration {
-    let before = server.cpu_time();
-    visitors.load(pages, expected);
-    server.cpu_time().saturating_sub(before)
+/// A server, and whoever visits it.
+pub(crate) struct Site {
+    server: Server,
+    visitors: Visitors,
+    expected: &'static str,
+    // Which must not stop before.
+    _api: Server,
+}
+
+impl Site {
+    /// Opens an application, whose pages hold what is `expected`, and visits it until it is warm.
+    pub(crate) fn open(
+        app: impl Fn(&Server) -> Router,
+        visit: &'static [(&'static str, &'static str)],
+        expected: &'static str,
+    ) -> Self {
+        let api = Server::api();
+        let server = Server::app(app(&api));
+        let visitors = Visitors::arrive(&server, visit);
+        let mut site = Self { server, visitors, expected, _api: api };
+        site.visitors.load(1000, expected);
+        site
+    }
+
+    /// How much CPU time the server spends on so many pages.
+    pub(crate) fn cpu_time(&mut self, pages: u64) -> Duration {
+        let before = self.server.cpu_time();
+        self.visitors.load(pages, self.expected);
+        self.server.cpu_time().saturating_sub(before)
+    }
 }

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body;
@@ -35,13 +35,17 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     pub(crate) fn new(transport: Transport, endpoint: Endpoint, api: TokenApi, account_id: String) -> Self {
-        let mut headers = HeaderMap::from_iter([
-            (ACCEPT, HeaderValue::from_static("application/json")),
-            // A compressed answer could be larger than it looks.
-            (ACCEPT_ENCODING, HeaderValue::from_static("identity")),
-            (AUTHORIZATION, HeaderValue::from_static("")),
-            (CONTENT_TYPE, HeaderValue::from_static("application/json")),
-        ]);
+        // With room to spare: whoever asks for a place in a full one has it grow, even if the place is taken.
+        let mut headers = HeaderMap::with_capacity(12);
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        // A compressed answer could be larger than it looks.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(AUTHORIZATION, HeaderValue::from_static(""));
+        // Or hyper would add it to every copy.
+        if let Some(host) = endpoint.uri().authority().and_then(|host| host.as_str().parse().ok()) {
+            headers.insert(HOST, host);
+        }
         if let Transport::Hyper(_) = transport {
             let name = concat!("tower-released/", env!("CARGO_PKG_VERSION"));
             headers.insert(USER_AGENT, HeaderValue::from_static(name));

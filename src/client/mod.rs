@@ -41,7 +41,7 @@ use self::exchange::Exchange;
 use self::gate::Gate;
 pub use self::secret::{InvalidSecret, SharedSecret};
 pub use self::source::{SecretFile, SecretFileError, SecretSource};
-use self::trace::ExchangeSpan;
+use self::trace::{ExchangeSpan, MintSpan};
 pub use self::wire::TokenApi;
 
 /// The parts that read what others wrote, for the fuzz targets.
@@ -131,7 +131,9 @@ impl Shared {
         }
         let exchange = async |secret: &SharedSecret| {
             let span = ExchangeSpan::new(&self.exchange.endpoint, sent.exchanges.fetch_add(1, Ordering::Relaxed));
-            span.run(self.exchange.run(user, secret, &span)).await
+            let result = span.around(self.exchange.run(user, secret, &span)).await;
+            span.end(&result);
+            result
         };
         let secret = self.secret.current();
         let result = exchange(&secret).await;
@@ -230,7 +232,9 @@ impl ReleasedClient {
     /// Dropping the future cancels the mint and closes its connection.
     pub async fn mint(&self, user: &User) -> Result<AuthToken, MintError> {
         let start = Instant::now();
-        let result = trace::mint(self.shared.mint(user)).await;
+        let span = MintSpan::new();
+        let result = span.around(self.shared.mint(user)).await;
+        span.end(&result);
         metrics::minted(&result, start.elapsed());
         result
     }

@@ -11,25 +11,47 @@ use super::attempts::Failure;
 use super::endpoint::Endpoint;
 use crate::error::MintError;
 
-/// Runs a whole mint in its span.
-pub(crate) async fn mint<T>(mint: impl Future<Output = Result<T, MintError>>) -> Result<T, MintError> {
+// None of these is an `async fn`: it would hold the future that it is given twice, and move it once more.
+
+/// The span of a whole mint.
+pub(crate) struct MintSpan {
     #[cfg(feature = "tracing")]
-    {
-        let span = info_span!("released_mint", "error.type" = Empty);
-        let result = mint.instrument(span.clone()).await;
-        if let Err(error) = &result {
-            span.record("error.type", error.kind().as_str());
-        }
-        result
-    }
-    #[cfg(not(feature = "tracing"))]
-    mint.await
+    span: Span,
 }
 
-/// The span of one exchange.
+impl MintSpan {
+    pub(crate) fn new() -> Self {
+        Self {
+            #[cfg(feature = "tracing")]
+            span: info_span!("released_mint", "error.type" = Empty),
+        }
+    }
+
+    /// Runs the mint in it.
+    pub(crate) fn around<F: Future>(&self, mint: F) -> impl Future<Output = F::Output> + use<F> {
+        around(
+            mint,
+            #[cfg(feature = "tracing")]
+            &self.span,
+        )
+    }
+
+    /// Notes how the mint ended.
+    pub(crate) fn end<T>(self, result: &Result<T, MintError>) {
+        #[cfg(feature = "tracing")]
+        if let Err(error) = result {
+            self.span.record("error.type", error.kind().as_str());
+        }
+        let _ = (self, result);
+    }
+}
+
+/// The span of one exchange. If it is given up half way, the span says so.
 pub(crate) struct ExchangeSpan {
     #[cfg(feature = "tracing")]
     span: Span,
+    #[cfg(feature = "tracing")]
+    has_ended: bool,
 }
 
 impl ExchangeSpan {
@@ -48,7 +70,18 @@ impl ExchangeSpan {
                 "server.port" = endpoint.url().port_or_known_default(),
                 "error.type" = Empty,
             ),
+            #[cfg(feature = "tracing")]
+            has_ended: false,
         }
+    }
+
+    /// Runs the exchange in it.
+    pub(crate) fn around<F: Future>(&self, exchange: F) -> impl Future<Output = F::Output> + use<F> {
+        around(
+            exchange,
+            #[cfg(feature = "tracing")]
+            &self.span,
+        )
     }
 
     /// Notes what the exchange was answered with. Not through the current span, which is the application's own where
@@ -59,38 +92,35 @@ impl ExchangeSpan {
         let _ = (self, status);
     }
 
-    /// Runs the exchange in it. If it is given up half way, the span says so.
-    pub(crate) async fn run<T>(&self, exchange: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    /// Notes how the exchange ended.
+    #[cfg_attr(not(feature = "tracing"), allow(unused_mut))]
+    pub(crate) fn end<T>(mut self, result: &Result<T, Failure>) {
         #[cfg(feature = "tracing")]
         {
-            let given_up = RecordOnDrop { span: &self.span, error_type: Some("cancelled") };
-            let result = exchange.instrument(self.span.clone()).await;
-            given_up.record(result.as_ref().err().map(|failure| failure.error.kind().as_str()));
-            result
+            self.has_ended = true;
+            if let Err(failure) = result {
+                self.span.record("error.type", failure.error.kind().as_str());
+            }
         }
-        #[cfg(not(feature = "tracing"))]
-        exchange.await
+        let _ = (self, result);
     }
 }
 
 #[cfg(feature = "tracing")]
-struct RecordOnDrop<'a> {
-    span: &'a Span,
-    error_type: Option<&'static str>,
-}
-
-#[cfg(feature = "tracing")]
-impl RecordOnDrop<'_> {
-    fn record(mut self, error_type: Option<&'static str>) {
-        self.error_type = error_type;
-    }
-}
-
-#[cfg(feature = "tracing")]
-impl Drop for RecordOnDrop<'_> {
+impl Drop for ExchangeSpan {
     fn drop(&mut self) {
-        if let Some(error_type) = self.error_type {
-            self.span.record("error.type", error_type);
+        if !self.has_ended {
+            self.span.record("error.type", "cancelled");
         }
     }
+}
+
+#[cfg(feature = "tracing")]
+fn around<F: Future>(future: F, span: &Span) -> impl Future<Output = F::Output> + use<F> {
+    future.instrument(span.clone())
+}
+
+#[cfg(not(feature = "tracing"))]
+fn around<F: Future>(future: F) -> impl Future<Output = F::Output> + use<F> {
+    future
 }

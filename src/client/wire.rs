@@ -41,8 +41,11 @@ impl TokenApi {
             },
             Self::EmailOnly => TokenRequest { account_id, user_id: None, user_email: user.email(), profile: None },
         };
+        // Most are shorter, and a longer one only takes another allocation.
+        let mut json = Vec::with_capacity(256);
         // Strings and options of them cannot fail to be written.
-        serde_json::to_vec(&body).unwrap_or_default().into()
+        let _ = serde_json::to_writer(&mut json, &body);
+        json.into()
     }
 }
 
@@ -73,6 +76,10 @@ impl<'a> Profile<'a> {
 
 /// A successful answer is a bare JSON string, the token.
 pub(crate) fn parse_reply(body: &[u8]) -> Result<AuthToken, MintError> {
+    // Borrowed, unless something in it is escaped, which nothing in a token needs to be.
+    if let Ok(token) = serde_json::from_slice::<&str>(body) {
+        return Ok(AuthToken::new(token)?);
+    }
     // The parser's error is left out: it may quote the body.
     let token: String = serde_json::from_slice(body).map_err(|_| MintError::new(MintErrorKind::MalformedResponse))?;
     Ok(AuthToken::new(token)?)
