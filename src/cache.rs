@@ -34,12 +34,14 @@ pub(crate) fn forbid(headers: &mut HeaderMap) {
         warn!("the handler made a response public that may carry an auth token; it is `private, no-store` now");
     }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
-    for name in &REMOVED {
+    // There are few, and most often none of these, so that one look at all is less than a search for each.
+    while let Some(name) = headers.keys().find(|name| directs_caches(name)).cloned() {
         headers.remove(name);
     }
-    while let Some(name) = headers.keys().find(|name| name.as_str().ends_with("-cache-control")).cloned() {
-        headers.remove(name);
-    }
+}
+
+fn directs_caches(name: &HeaderName) -> bool {
+    REMOVED.contains(name) || name.as_str().ends_with("-cache-control")
 }
 
 /// Asks for the whole page: the browser may have kept one from before the person signed in, and a 304 would show it again.

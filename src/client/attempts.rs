@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 use tower::retry::budget::{Budget, TpsBudget};
 
 use crate::error::{MintError, MintErrorKind};
@@ -92,8 +92,8 @@ impl Attempts {
         self.budget.deposit();
         let mut number = 1;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let failure = match timeout(left.min(self.limits.timeout), attempt(number)).await {
+            let end = deadline.min(Instant::now() + self.limits.timeout);
+            let failure = match timeout_at(end, attempt(number)).await {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(failure)) => failure,
                 Err(_elapsed) => Failure::transient(MintError::new(MintErrorKind::Timeout)),

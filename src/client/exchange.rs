@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body;
@@ -14,7 +14,7 @@ use super::attempts::Failure;
 use super::endpoint::Endpoint;
 use super::secret::SharedSecret;
 use super::trace::ExchangeSpan;
-use super::transport::{Reply, Transport};
+use super::transport::{ReplyBody, Transport};
 use super::wire::{TokenApi, parse_reply, refusal};
 use crate::error::{MintError, MintErrorKind};
 use crate::token::AuthToken;
@@ -29,20 +29,21 @@ pub(crate) struct Exchange {
     pub(crate) api: TokenApi,
     transport: Transport,
     account_id: String,
-    /// What every request says, but for the secret, whose place is kept.
+    /// What every request says. The places of the secret and of the length are kept for them.
     headers: HeaderMap,
 }
 
 impl Exchange {
     pub(crate) fn new(transport: Transport, endpoint: Endpoint, api: TokenApi, account_id: String) -> Self {
-        // With room to spare: whoever asks for a place in a full one has it grow, even if the place is taken.
+        // All that is sent, so that no copy has to grow; and with room to spare, for whoever asks for a place in a full
+        // map has it grow even if the place is taken.
         let mut headers = HeaderMap::with_capacity(12);
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         // A compressed answer could be larger than it looks.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(AUTHORIZATION, HeaderValue::from_static(""));
-        // Or hyper would add it to every copy.
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static(""));
         if let Some(host) = endpoint.uri().authority().and_then(|host| host.as_str().parse().ok()) {
             headers.insert(HOST, host);
         }
@@ -60,20 +61,23 @@ impl Exchange {
         secret: &SharedSecret,
         span: &ExchangeSpan,
     ) -> Result<AuthToken, Failure> {
-        let reply =
-            self.transport.send(self.request(user, secret)).await.map_err(|error| transport_failure(&*error))?;
-        span.status(reply.status());
-        // The body of a refusal is never read: nothing in it is documented, and it may quote what was sent.
-        if !reply.status().is_success() {
-            return Err(refusal(reply.status(), reply.headers()));
-        }
-        parse_reply(&read_capped(reply).await?).map_err(Failure::lasting)
+        let body = {
+            let reply =
+                self.transport.send(self.request(user, secret)).await.map_err(|error| transport_failure(&*error))?;
+            span.status(reply.status());
+            // The body of a refusal is never read: nothing in it is documented, and it may quote what was sent.
+            if !reply.status().is_success() {
+                return Err(refusal(reply.status(), reply.headers()));
+            }
+            reply.into_body()
+        };
+        parse_reply(&read_capped(body).await?).map_err(Failure::lasting)
     }
 
     /// Opens a connection and leaves it in the pool. It carries neither the secret nor anybody's data, so whatever is
     /// answered to it is fine.
     pub(crate) async fn warm_up(&self) -> Result<(), MintError> {
-        let mut request = Request::new(Bytes::new());
+        let mut request = Request::new(Vec::new());
         *request.method_mut() = Method::HEAD;
         *request.uri_mut() = self.endpoint.uri().clone();
         match self.transport.send(request).await {
@@ -82,20 +86,21 @@ impl Exchange {
         }
     }
 
-    fn request(&self, user: &User, secret: &SharedSecret) -> Request<Bytes> {
-        let mut request = Request::new(self.api.body(&self.account_id, user));
+    fn request(&self, user: &User, secret: &SharedSecret) -> Request<Vec<u8>> {
+        let body = self.api.body(&self.account_id, user);
+        let mut headers = self.headers.clone();
+        headers.insert(AUTHORIZATION, secret.authorization());
+        headers.insert(CONTENT_LENGTH, body.len().into());
+        let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.endpoint.uri().clone();
-        let headers = request.headers_mut();
-        headers.clone_from(&self.headers);
-        headers.insert(AUTHORIZATION, secret.authorization());
+        *request.headers_mut() = headers;
         request
     }
 }
 
-async fn read_capped(reply: Reply) -> Result<Bytes, Failure> {
+async fn read_capped(body: ReplyBody) -> Result<Bytes, Failure> {
     let too_long = || Failure::lasting(MintError::new(MintErrorKind::MalformedResponse));
-    let body = reply.into_body();
     if body.size_hint().lower() > MAX_REPLY_BYTES as u64 {
         return Err(too_long());
     }

@@ -2,18 +2,34 @@
 //!
 //! None of the labels tells who somebody is.
 
-use std::time::Duration;
+#[cfg(feature = "metrics")]
+use tokio::time::Instant;
 
 use crate::error::MintError;
 
-/// How long a mint took, by how it ended.
-pub(crate) fn minted<T>(result: &Result<T, MintError>, took: Duration) {
+/// How long a mint takes, by how it ends.
+pub(crate) struct MintTimer {
     #[cfg(feature = "metrics")]
-    {
-        let outcome = result.as_ref().map_or_else(|error| error.kind().as_str(), |_| "minted");
-        metrics::histogram!("released_mint_duration_seconds", "outcome" => outcome).record(took.as_secs_f64());
+    start: Instant,
+}
+
+impl MintTimer {
+    pub(crate) fn start() -> Self {
+        Self {
+            #[cfg(feature = "metrics")]
+            start: Instant::now(),
+        }
     }
-    let _ = (result, took);
+
+    pub(crate) fn stop<T>(self, result: &Result<T, MintError>) {
+        #[cfg(feature = "metrics")]
+        {
+            let outcome = result.as_ref().map_or_else(|error| error.kind().as_str(), |_| "minted");
+            let took = self.start.elapsed().as_secs_f64();
+            metrics::histogram!("released_mint_duration_seconds", "outcome" => outcome).record(took);
+        }
+        let _ = (self, result);
+    }
 }
 
 /// An attempt that was not the first.

@@ -39,6 +39,7 @@ pub use self::config_error::ConfigError;
 pub use self::endpoint::InvalidEndpoint;
 use self::exchange::Exchange;
 use self::gate::Gate;
+use self::metrics::MintTimer;
 pub use self::secret::{InvalidSecret, SharedSecret};
 pub use self::source::{SecretFile, SecretFileError, SecretSource};
 use self::trace::{ExchangeSpan, MintSpan};
@@ -231,11 +232,11 @@ impl ReleasedClient {
     ///
     /// Dropping the future cancels the mint and closes its connection.
     pub async fn mint(&self, user: &User) -> Result<AuthToken, MintError> {
-        let start = Instant::now();
+        let timer = MintTimer::start();
         let span = MintSpan::new();
         let result = span.around(self.shared.mint(user)).await;
         span.end(&result);
-        metrics::minted(&result, start.elapsed());
+        timer.stop(&result);
         result
     }
 

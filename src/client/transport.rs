@@ -3,9 +3,9 @@
 //! A page waits for its mint, and hyper's own client costs half of what reqwest does around it: redirects, cookies and
 //! retries, all of which have no place here.
 
+use std::io::Cursor;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
@@ -18,13 +18,19 @@ use super::config_error::ConfigError;
 use super::connector::{Within, tcp};
 use super::endpoint::Endpoint;
 
+/// What is sent.
+type Body = Full<Cursor<Vec<u8>>>;
+
 /// What is received: not read yet, and of any length.
-pub(crate) type Reply = Response<Either<Incoming, reqwest::Body>>;
+pub(crate) type Reply = Response<ReplyBody>;
+
+/// Its body.
+pub(crate) type ReplyBody = Either<Incoming, reqwest::Body>;
 
 /// Sends requests and keeps connections for the next ones.
 pub(crate) enum Transport {
     /// What the client is, without its connector's type.
-    Hyper(Box<dyn Fn(Request<Full<Bytes>>) -> ResponseFuture + Send + Sync>),
+    Hyper(Box<dyn Fn(Request<Body>) -> ResponseFuture + Send + Sync>),
     Reqwest(reqwest::Client),
 }
 
@@ -56,10 +62,20 @@ impl Transport {
     }
 
     /// Sends a request and waits for the head of the answer. Dropping the future closes the connection.
-    pub(crate) async fn send(&self, request: Request<Bytes>) -> Result<Reply, BoxError> {
-        match self {
-            Self::Hyper(send) => Ok(send(request.map(Full::new)).await?.map(Either::Left)),
-            Self::Reqwest(client) => Ok(Response::from(client.execute(request.try_into()?).await?).map(Either::Right)),
+    // No `async fn`, which would hold the request until it ends.
+    pub(crate) fn send(&self, request: Request<Vec<u8>>) -> impl Future<Output = Result<Reply, BoxError>> + use<> {
+        let sending = match self {
+            Self::Hyper(send) => Either::Left(send(request.map(|body| Full::new(Cursor::new(body))))),
+            Self::Reqwest(client) => {
+                let client = client.clone();
+                Either::Right(Box::pin(async move { client.execute(request.try_into()?).await }))
+            }
+        };
+        async {
+            match sending {
+                Either::Left(sending) => Ok(sending.await?.map(Either::Left)),
+                Either::Right(sending) => Ok(Response::from(sending.await?).map(Either::Right)),
+            }
         }
     }
 }
@@ -93,7 +109,7 @@ impl ConnectionLimits {
         C: tower::Service<http::Uri, Error: Into<BoxError>, Future: Send> + Clone + Send + Sync + 'static,
         Within<C>: Connect,
     {
-        let client: Client<_, Full<Bytes>> = Builder::new(TokioExecutor::new())
+        let client: Client<_, Body> = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(self.idle_timeout)

@@ -1,6 +1,5 @@
 //! What goes over the wire, and what its answers mean.
 
-use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 
@@ -31,7 +30,7 @@ impl TokenApi {
     }
 
     /// The body of a request for a token.
-    pub(crate) fn body(self, account_id: &str, user: &User) -> Bytes {
+    pub(crate) fn body(self, account_id: &str, user: &User) -> Vec<u8> {
         let body = match self {
             Self::Impersonation => TokenRequest {
                 account_id,
@@ -45,7 +44,7 @@ impl TokenApi {
         let mut json = Vec::with_capacity(256);
         // Strings and options of them cannot fail to be written.
         let _ = serde_json::to_writer(&mut json, &body);
-        json.into()
+        json
     }
 }
 
