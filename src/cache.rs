@@ -20,7 +20,11 @@ static REMOVED: [HeaderName; 6] = [
     HeaderName::from_static("x-accel-expires"),
 ];
 
-/// In the extensions of a response that may carry a token, for layers further out.
+/// In the extensions of a request: a layer further out wants to know whether its response may carry a token.
+#[derive(Clone, Debug)]
+pub(crate) struct TellsOfToken;
+
+/// In the extensions of a response that may carry a token, if it was asked for.
 #[derive(Clone, Debug)]
 pub(crate) struct CarriesToken;
 

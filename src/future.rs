@@ -21,7 +21,7 @@ pin_project! {
     pub struct ResponseFuture<S, B, F, P> {
         #[pin]
         state: State<S, B, F, P>,
-        cache_control: CacheControl,
+        with_token: WithToken,
     }
 }
 
@@ -37,6 +37,25 @@ pin_project! {
     }
 }
 
+/// What becomes of a response that may carry a token.
+#[derive(Clone, Copy)]
+pub(crate) struct WithToken {
+    pub(crate) cache_control: CacheControl,
+    /// Whether a layer further out has asked to be told.
+    pub(crate) is_told: bool,
+}
+
+impl WithToken {
+    fn mark<B>(self, response: &mut Response<B>) {
+        if self.is_told {
+            response.extensions_mut().insert(CarriesToken);
+        }
+        if self.cache_control == CacheControl::NoStore {
+            cache::forbid(response.headers_mut());
+        }
+    }
+}
+
 /// What waits for its token: the service that was polled ready, and the request for it.
 struct Waiting<S, B> {
     service: S,
@@ -45,15 +64,16 @@ struct Waiting<S, B> {
 
 impl<S, B, F, P> ResponseFuture<S, B, F, P> {
     pub(crate) fn passing(inner: F) -> Self {
-        Self { state: State::Passing { inner }, cache_control: CacheControl::Unchanged }
+        let with_token = WithToken { cache_control: CacheControl::Unchanged, is_told: false };
+        Self { state: State::Passing { inner }, with_token }
     }
 
-    pub(crate) fn minting(mint: Mint, request: Request<B>, service: S, policy: P, cache_control: CacheControl) -> Self {
-        Self { state: State::Minting { mint, waiting: Some(Waiting { service, request }), policy }, cache_control }
+    pub(crate) fn minting(mint: Mint, request: Request<B>, service: S, policy: P, with_token: WithToken) -> Self {
+        Self { state: State::Minting { mint, waiting: Some(Waiting { service, request }), policy }, with_token }
     }
 
-    pub(crate) fn responding(inner: F, pending: PendingToken, drives: bool, cache_control: CacheControl) -> Self {
-        Self { state: State::Responding { inner, pending: CancelOnDrop(Some(pending)), drives }, cache_control }
+    pub(crate) fn responding(inner: F, pending: PendingToken, drives: bool, with_token: WithToken) -> Self {
+        Self { state: State::Responding { inner, pending: CancelOnDrop(Some(pending)), drives }, with_token }
     }
 }
 
@@ -89,10 +109,7 @@ where
                     let mut result = ready!(inner.poll(cx));
                     if let (Some(pending), Ok(response)) = (pending.0.take(), &mut result) {
                         if pending.may_be_in_the_response() {
-                            response.extensions_mut().insert(CarriesToken);
-                            if *this.cache_control == CacheControl::NoStore {
-                                cache::forbid(response.headers_mut());
-                            }
+                            this.with_token.mark(response);
                         }
                     }
                     return Poll::Ready(result);

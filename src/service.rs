@@ -9,8 +9,9 @@ use http::request::Parts;
 use http::{Request, Response};
 use tower::{BoxError, Service};
 
+use crate::cache::TellsOfToken;
 use crate::error::{MintError, MintErrorKind};
-use crate::future::ResponseFuture;
+use crate::future::{ResponseFuture, WithToken};
 use crate::layer::{MintTiming, ReleasedTokenLayer, TokenPolicy};
 use crate::pending::{Mint, PendingToken};
 use crate::resolver::UserResolver;
@@ -53,21 +54,22 @@ where
         // Of a layer further out, and perhaps for somebody else.
         parts.extensions.remove::<AuthToken>();
         let mint = self.layer.mint(&parts);
-        let cache_control = self.layer.cache_control;
+        let is_told = parts.extensions.get::<TellsOfToken>().is_some();
+        let with_token = WithToken { cache_control: self.layer.cache_control, is_told };
         match self.layer.policy.timing() {
             MintTiming::BeforeHandler => {
                 // The service that was polled ready is the one to call, later; the clone takes its place.
                 let clone = self.inner.clone();
                 let ready = mem::replace(&mut self.inner, clone);
                 let request = Request::from_parts(parts, body);
-                ResponseFuture::minting(mint, request, ready, self.layer.policy.clone(), cache_control)
+                ResponseFuture::minting(mint, request, ready, self.layer.policy.clone(), with_token)
             }
             timing @ (MintTiming::AlongsideHandler | MintTiming::OnExtraction) => {
                 let pending = PendingToken::new(mint);
                 parts.extensions.insert(pending.clone());
                 let inner = self.inner.call(Request::from_parts(parts, body));
                 let drives = timing == MintTiming::AlongsideHandler;
-                ResponseFuture::responding(inner, pending, drives, cache_control)
+                ResponseFuture::responding(inner, pending, drives, with_token)
             }
         }
     }

@@ -110,7 +110,8 @@ impl ConnectionLimits {
         Within<C>: Connect,
     {
         let client: Client<_, Body> = Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
+            // One small buffer for head and body costs less than two that the kernel puts together.
+            .http1_writev(false)
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(self.idle_timeout)
             .pool_max_idle_per_host(self.max_idle)

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http::header::{CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY_REPORT_ONLY, HeaderName};
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use super::csp::Sources;
-use crate::cache::CarriesToken;
+use crate::cache::{CarriesToken, TellsOfToken};
 
 /// Merges [`Sources`] into the `Content-Security-Policy` of responses that may carry a token, and into
 /// `Content-Security-Policy-Report-Only`; see [`csp`](super::csp).
@@ -68,9 +68,9 @@ pub struct CspService<S> {
     layer: CspLayer,
 }
 
-impl<S, Request, Body> Service<Request> for CspService<S>
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for CspService<S>
 where
-    S: Service<Request, Response = Response<Body>>,
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -80,7 +80,10 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        if !self.layer.on_every_response {
+            request.extensions_mut().insert(TellsOfToken);
+        }
         CspResponseFuture { inner: self.inner.call(request), layer: self.layer.clone() }
     }
 }
