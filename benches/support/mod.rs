@@ -15,16 +15,19 @@ use axum::body::Bytes;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use criterion::Bencher;
-use http::{Request, Response};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::time::{ClockId, clock_gettime};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tower_released::{InvalidUser, ReleasedClient, User};
 
 pub(crate) const ACCOUNT: &str = "acc_bench";
@@ -66,6 +69,39 @@ pub(crate) fn token() -> String {
     format!("{}.{}.{}", part(br#"{"alg":"HS256","typ":"JWT"}"#), part(claims.as_bytes()), part(&[7; 32]))
 }
 
+/// What the token API answers.
+fn reply() -> Bytes {
+    Bytes::from(format!("\"{}\"", token()))
+}
+
+async fn accept(listener: &TcpListener) -> TcpStream {
+    let (stream, _) = listener.accept().await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// Answers every request of a connection.
+async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, reply: Bytes, latency: Duration) {
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let reply = reply.clone();
+        async move {
+            // Read to its end, or the connection could not be used again.
+            request.into_body().collect().await.unwrap();
+            if !latency.is_zero() {
+                tokio::time::sleep(latency).await;
+            }
+            let mut response = Response::new(Full::new(reply));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            Ok::<_, Infallible>(response)
+        }
+    });
+    // It ends with an error when the client has gone.
+    let _ = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}
+
 /// Something that runs on a thread of its own, so that its CPU time is told from everything else's.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
@@ -105,28 +141,27 @@ impl Server {
 
     /// A token API that answers at once, and always with the same token.
     pub(crate) fn api() -> Self {
-        Self::start("api", async |listener| {
-            let reply = Bytes::from(format!("\"{}\"", token()));
+        Self::slow_api(Duration::ZERO)
+    }
+
+    /// A token API that takes its time.
+    pub(crate) fn slow_api(latency: Duration) -> Self {
+        Self::start("api", async move |listener| {
+            let reply = reply();
             loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                stream.set_nodelay(true).unwrap();
-                let reply = reply.clone();
-                tokio::spawn(async move {
-                    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-                        let reply = reply.clone();
-                        async move {
-                            // Read to its end, or the connection could not be used again.
-                            request.into_body().collect().await.unwrap();
-                            let mut response = Response::new(Full::new(reply));
-                            let json = http::HeaderValue::from_static("application/json");
-                            response.headers_mut().insert(http::header::CONTENT_TYPE, json);
-                            Ok::<_, Infallible>(response)
-                        }
-                    });
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
-                });
+                let stream = accept(&listener).await;
+                tokio::spawn(answer(stream, reply.clone(), latency));
+            }
+        })
+    }
+
+    /// A token API behind TLS.
+    pub(crate) fn tls_api(tls: TlsAcceptor) -> Self {
+        Self::start("api", async move |listener| {
+            let reply = reply();
+            loop {
+                let (stream, tls, reply) = (accept(&listener).await, tls.clone(), reply.clone());
+                tokio::spawn(async move { answer(tls.accept(stream).await.unwrap(), reply, Duration::ZERO).await });
             }
         })
     }
@@ -139,8 +174,7 @@ impl Server {
     fn cpu_time(&self) -> Duration {
         let (tell, told) = std::sync::mpsc::channel();
         self.handle.spawn(async move {
-            let now = clock_gettime(ClockId::ThreadCPUTime);
-            let _ = tell.send(Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap()));
+            let _ = tell.send(Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap());
         });
         told.recv().unwrap()
     }

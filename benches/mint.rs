@@ -1,0 +1,175 @@
+//! One mint: its CPU time and its allocations, beside the same POST through bare reqwest and through hyper, and what `warm_up`
+//! saves where there is TLS.
+
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
+
+mod support;
+
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use criterion::Criterion;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use rcgen::{CertificateParams, CertifiedIssuer, DnType, KeyPair};
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::json;
+use support::{ACCOUNT, ADA, Ratios, SECRET, Server, ada, client, runtime};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tower::Service;
+use tower_released::ReleasedClient;
+
+/// What a team would write by hand.
+async fn by_hand(http: &reqwest::Client, url: &str) -> String {
+    let body = json!({
+        "account_id": ACCOUNT, "user_id": ADA.id, "user_email": ADA.email, "profile": {"name": ADA.name},
+    });
+    let response = http.post(url).bearer_auth(SECRET).json(&body).send().await.unwrap();
+    response.error_for_status().unwrap().json().await.unwrap()
+}
+
+/// As little as can be done with hyper.
+async fn floor(http: &Client<HttpConnector, Full<Bytes>>, request: &Request<Full<Bytes>>) -> Bytes {
+    http.request(request.clone()).await.unwrap().into_body().collect().await.unwrap().to_bytes()
+}
+
+/// The CPU time of this thread that so many calls take.
+fn cpu_time(calls: u64, mut call: impl FnMut()) -> Duration {
+    let now = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
+    let start = now();
+    for _ in 0..calls {
+        call();
+    }
+    now().saturating_sub(start)
+}
+
+fn mints(criterion: &mut Criterion) {
+    let (api, runtime) = (Server::api(), runtime());
+    let _guard = runtime.enter();
+    let (released, user) = (client(&api), ada());
+    let (http, url) = (reqwest::Client::new(), api.url());
+    let hyper = Client::builder(TokioExecutor::new()).build_http();
+    let ready = Request::post(&url)
+        .method(Method::POST)
+        .header(AUTHORIZATION, HeaderValue::try_from(format!("Bearer {SECRET}")).unwrap())
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::from(r#"{"account_id":"acc_bench","user_id":"user-42","user_email":"ada@example.com"}"#))
+        .unwrap();
+
+    let mint = || drop(runtime.block_on(released.mint(&user)).unwrap());
+    let mut service = released.clone();
+    let mut call = || drop(runtime.block_on(service.call(user.clone())).unwrap());
+    let by_hand = || drop(runtime.block_on(by_hand(&http, &url)));
+    let floor = || drop(runtime.block_on(floor(&hyper, &ready)));
+
+    let mut ratios = Ratios::default();
+    let mut group = criterion.benchmark_group("mint, CPU time of the client");
+    group.bench_function("tower_released", |bencher| {
+        ratios.measure(bencher, "tower_released", |n| cpu_time(n, mint), |n| cpu_time(n, by_hand));
+    });
+    group.bench_function("floor", |bencher| {
+        ratios.measure(bencher, "floor", |n| cpu_time(n, floor), |n| cpu_time(n, by_hand));
+    });
+    group.finish();
+    ratios.print("what is written by hand");
+
+    println!("\nallocations of one mint:");
+    print_allocations("ReleasedClient::mint", mint);
+    print_allocations("ReleasedClient as a service", &mut call);
+    print_allocations("what is written by hand", by_hand);
+    print_allocations("floor", floor);
+}
+
+fn print_allocations(name: &str, mut mint: impl FnMut()) {
+    const MINTS: u64 = 1000;
+
+    mint();
+    let counted = allocation_counter::measure(|| (0..MINTS).for_each(|_| mint()));
+    println!("{name}: {} allocations, {} bytes", counted.count_total / MINTS, counted.bytes_total / MINTS);
+}
+
+/// A certificate for `localhost`, whose authority is written to this file.
+fn certificate(authority_file: &str) -> TlsAcceptor {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "tower-released's benchmarks");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    std::fs::write(authority_file, authority.pem()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate =
+        CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let config = ServerConfig::builder().with_no_client_auth();
+    TlsAcceptor::from(Arc::new(config.with_single_cert(vec![certificate.der().clone()], key).unwrap()))
+}
+
+fn first_mints(criterion: &mut Criterion, authority_file: &str) {
+    let (api, runtime) = (Server::tls_api(certificate(authority_file)), runtime());
+    let user = ada();
+    let new_client = || {
+        let url = format!("https://localhost:{}/auth/api/impersonation/token", api.address.port());
+        ReleasedClient::builder(ACCOUNT, SECRET).endpoint(url).build().unwrap()
+    };
+    let steady = new_client();
+    // Not measured: to prepare, and what closing its connections takes.
+    let first_mint = |is_warm: bool| {
+        runtime.block_on(async {
+            let client = new_client();
+            if is_warm {
+                client.warm_up().await.unwrap();
+                // What the connection still has to do after its answer.
+                tokio::task::yield_now().await;
+            }
+            let start = Instant::now();
+            client.mint(&user).await.unwrap();
+            start.elapsed()
+        })
+    };
+    let steady_mint = || {
+        runtime.block_on(async {
+            let start = Instant::now();
+            steady.mint(&user).await.unwrap();
+            start.elapsed()
+        })
+    };
+    steady_mint();
+    let sum = |count, one: &dyn Fn() -> Duration| (0..count).map(|_| one()).sum();
+
+    let mut ratios = Ratios::default();
+    let mut group = criterion.benchmark_group("mint, latency with TLS");
+    for (name, is_warm) in [("first after warm_up", true), ("first without warm_up", false)] {
+        group.bench_function(name, |bencher| {
+            ratios.measure(bencher, name, |n| sum(n, &|| first_mint(is_warm)), |n| sum(n, &steady_mint));
+        });
+    }
+    group.finish();
+    ratios.print("a later mint");
+}
+
+/// Runs itself once more, as what the system trusts is told by an environment variable that is read at the start.
+fn main() {
+    const AUTHORITY: &str = "SSL_CERT_FILE";
+    const CHILD: &str = "TOWER_RELEASED_BENCH_CHILD";
+
+    if std::env::var_os(CHILD).is_none() {
+        let file = std::env::temp_dir().join(format!("tower-released-bench-{}.pem", std::process::id()));
+        let arguments = std::env::args_os().skip(1);
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        let status = child.args(arguments).env(CHILD, "1").env(AUTHORITY, &file).status().unwrap();
+        let _ = std::fs::remove_file(file);
+        std::process::exit(status.code().unwrap_or(1));
+    }
+    let authority_file = std::env::var(AUTHORITY).unwrap();
+    let mut criterion = Criterion::default().configure_from_args();
+    first_mints(&mut criterion, &authority_file);
+    mints(&mut criterion);
+    criterion.final_summary();
+}
