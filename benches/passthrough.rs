@@ -54,8 +54,8 @@ fn servers(criterion: &mut Criterion) {
     for (name, app, headers) in
         [("filtered", filtered as fn(&Server) -> Router, IMAGE), ("nobody is signed in, OnExtraction", nobody, &[])]
     {
-        let mut without = Site::open(without_layer, headers, "Roadmap");
-        let mut with = Site::open(app, headers, "Roadmap");
+        let mut without = Site::open(Server::api(), without_layer, headers, "Roadmap");
+        let mut with = Site::open(Server::api(), app, headers, "Roadmap");
         group.bench_function(name, |bencher| {
             ratios.measure(bencher, name, |pages| with.cpu_time(pages), |pages| without.cpu_time(pages));
         });

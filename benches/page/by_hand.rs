@@ -1,6 +1,7 @@
 //! What a team would write by hand: thirty lines of `axum::middleware::from_fn`, and a `reqwest::Client` that is shared.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
@@ -9,8 +10,8 @@ use axum::routing::get;
 use axum::{Extension, Router};
 use serde::Serialize;
 
-use crate::page;
 use crate::support::{ACCOUNT, ADA, CurrentUser, SECRET, Server};
+use crate::{page, work};
 
 #[derive(Clone)]
 struct Minter {
@@ -62,10 +63,11 @@ async fn mint(
     }
 }
 
-pub(crate) fn app(api: &Server) -> Router {
+pub(crate) fn app(api: &Server, takes: Duration) -> Router {
     let minter = Minter { http: reqwest::Client::new(), url: api.url().into() };
-    Router::new()
-        .route("/roadmap", get(async |Extension(token): Extension<Token>| page(&token.0)))
-        .route_layer(from_fn_with_state(minter, mint))
-        .layer(Extension(ADA))
+    let roadmap = async move |Extension(token): Extension<Token>| {
+        work(takes).await;
+        page(&token.0)
+    };
+    Router::new().route("/roadmap", get(roadmap)).route_layer(from_fn_with_state(minter, mint)).layer(Extension(ADA))
 }

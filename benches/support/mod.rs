@@ -195,13 +195,13 @@ struct Visitors {
 }
 
 impl Visitors {
-    /// Opens connections to load pages with these headers.
-    fn arrive(server: &Server, headers: &[(&str, &str)]) -> Self {
+    /// Opens so many connections, to load pages with these headers.
+    fn arrive(server: &Server, connections: usize, headers: &[(&str, &str)]) -> Self {
         let runtime = runtime();
         let address = server.address;
         let connections = runtime.block_on(async {
             let mut opened = Vec::new();
-            for _ in 0..CONNECTIONS {
+            for _ in 0..connections {
                 let stream = TcpStream::connect(address).await.unwrap();
                 stream.set_nodelay(true).unwrap();
                 let (requests, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
@@ -311,17 +311,26 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Opens an application, whose pages hold what is `expected`, and visits it until it is warm.
+    /// Opens an application whose pages hold what is `expected`, and visits it until it is warm.
     pub(crate) fn open(
+        api: Server,
         app: impl Fn(&Server) -> Router,
-        visit: &'static [(&'static str, &'static str)],
+        headers: &[(&str, &str)],
         expected: &'static str,
     ) -> Self {
-        let api = Server::api();
         let server = Server::app(app(&api));
-        let visitors = Visitors::arrive(&server, visit);
+        let visitors = Visitors::arrive(&server, CONNECTIONS, headers);
         let mut site = Self { server, visitors, expected, _api: api };
         site.visitors.load(1000, expected);
+        site
+    }
+
+    /// The same with a single visitor, who waits for each page.
+    pub(crate) fn open_to_one(api: Server, app: impl Fn(&Server) -> Router, expected: &'static str) -> Self {
+        let server = Server::app(app(&api));
+        let visitors = Visitors::arrive(&server, 1, &[]);
+        let mut site = Self { server, visitors, expected, _api: api };
+        site.visitors.load(1, expected);
         site
     }
 
@@ -330,5 +339,11 @@ impl Site {
         let before = self.server.cpu_time();
         self.visitors.load(pages, self.expected);
         self.server.cpu_time().saturating_sub(before)
+    }
+    /// How long a visitor waits for so many pages.
+    pub(crate) fn latency(&mut self, pages: u64) -> Duration {
+        let start = Instant::now();
+        self.visitors.load(pages, self.expected);
+        start.elapsed()
     }
 }
