@@ -1,0 +1,281 @@
+//! What ten thousand mints in flight take of memory, and whether it is given back.
+//!
+//! Memory is no matter of time, so this one does without criterion. Every subject has a process of its own, as allocators
+//! keep what they once had, and so has the API, so that the figures are the client's alone. Each needs some 10,100 open
+//! files (`ulimit -n`); the figures come from Linux's `/proc`.
+
+// Figures are for people to read.
+#![allow(clippy::cast_precision_loss, clippy::print_stdout, clippy::unwrap_used)]
+
+mod support;
+
+use std::convert::Infallible;
+use std::env;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use support::{ACCOUNT, ADA, SECRET, ada, token};
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tower_released::ReleasedClient;
+
+/// Counts what is allocated.
+#[global_allocator]
+static HEAP: cap::Cap<std::alloc::System> = cap::Cap::new(std::alloc::System, usize::MAX);
+
+/// What this process is there for: a subject, or the API.
+const ROLE: &str = "TOWER_RELEASED_BENCH_ROLE";
+
+const SUBJECTS: [&str; 3] = ["tower_released", "what is written by hand", "tower_released, waiting for a place"];
+
+/// How often it is done; what grew from one round to the next would be a leak.
+const ROUNDS: usize = 3;
+
+/// Longer than any of it takes.
+const LONG: Duration = Duration::from_secs(600);
+
+fn main() {
+    match env::var(ROLE) {
+        Ok(role) if role == "api" => runtime().block_on(serve()),
+        Ok(subject) => runtime().block_on(measure(&subject)),
+        Err(_) => {
+            for subject in SUBJECTS {
+                let mut child = Command::new(env::current_exe().unwrap());
+                let status = child.args(env::args_os().skip(1)).env(ROLE, subject).status().unwrap();
+                assert!(status.success(), "{subject} failed; is `ulimit -n` at least 10,100?");
+            }
+        }
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap()
+}
+
+/// Ten thousand, or few where `cargo test` only wants to see that it works.
+fn mints() -> usize {
+    if env::args().any(|argument| argument == "--bench") { 10_000 } else { 100 }
+}
+
+async fn measure(subject: &str) {
+    let mints = mints();
+    let mut api = Api::start();
+    let waits_for_a_place = subject == SUBJECTS[2];
+    let client = ReleasedClient::builder(ACCOUNT, SECRET)
+        .endpoint(&api.url)
+        .deadline(LONG)
+        .attempt_timeout(LONG)
+        .connect_timeout(LONG)
+        .max_in_flight(if waits_for_a_place { 1 } else { mints })
+        .queue_timeout(LONG)
+        .pool_max_idle(0)
+        .build()
+        .unwrap();
+    let http = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
+    let (user, url) = (ada(), api.url.clone());
+    let start = || -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        for _ in 0..mints {
+            if subject == SUBJECTS[1] {
+                tasks.spawn(by_hand(http.clone(), url.clone()));
+            } else {
+                let (client, user) = (client.clone(), user.clone());
+                tasks.spawn(async move { drop(client.mint(&user).await.unwrap()) });
+            }
+        }
+        tasks
+    };
+
+    println!("\n{subject}:");
+    let at_start = Figures::now();
+    for round in 1..=ROUNDS {
+        let tasks = start();
+        api.wait_for(if waits_for_a_place { 1 } else { mints });
+        settle().await;
+        let in_flight = Figures::now();
+        if waits_for_a_place {
+            // Ten thousand in turn would take its time.
+            drop(tasks);
+        } else {
+            api.answer();
+            tasks.join_all().await;
+        }
+        while Handle::current().metrics().num_alive_tasks() > 0 {
+            tokio::task::yield_now().await;
+        }
+        println!("round {round}: {}; afterwards {}", in_flight.since(&at_start, mints), Figures::now().heap_kib());
+    }
+}
+
+/// Lets the runtime do what is left to do.
+async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn by_hand(http: reqwest::Client, url: String) {
+    let body = json!({
+        "account_id": ACCOUNT, "user_id": ADA.id, "user_email": ADA.email, "profile": {"name": ADA.name},
+    });
+    let response = http.post(url).bearer_auth(SECRET).json(&body).send().await.unwrap();
+    response.json::<String>().await.unwrap();
+}
+
+/// What this process holds, and the kernel for all of them, in KiB.
+struct Figures {
+    heap: f64,
+    resident: f64,
+    kernel: f64,
+}
+
+impl Figures {
+    fn now() -> Self {
+        let field = |file: &str, name: &str| -> f64 {
+            let text = fs::read_to_string(file).unwrap();
+            let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.split_whitespace().next().unwrap().parse().unwrap()
+        };
+        Self {
+            heap: HEAP.allocated() as f64 / 1024.0,
+            resident: field("/proc/self/status", "VmRSS:"),
+            // Where sockets, their files and their buffers are.
+            kernel: field("/proc/meminfo", "Slab:"),
+        }
+    }
+
+    fn since(&self, before: &Self, mints: usize) -> String {
+        let each = |now: f64, before: f64| (now - before) / mints as f64;
+        format!(
+            "{:.1} KiB of heap each, {:.1} resident, {:.1} in the kernel",
+            each(self.heap, before.heap),
+            each(self.resident, before.resident),
+            // The other end of each connection is on this machine, too.
+            each(self.kernel, before.kernel) / 2.0,
+        )
+    }
+
+    fn heap_kib(&self) -> String {
+        format!("{:.0} KiB of heap in all", self.heap)
+    }
+}
+
+/// The API in its own process, which answers when it is told to.
+struct Api {
+    process: Child,
+    commands: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    url: String,
+}
+
+impl Api {
+    fn start() -> Self {
+        let mut process = Command::new(env::current_exe().unwrap())
+            .env(ROLE, "api")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let commands = process.stdin.take().unwrap();
+        let answers = BufReader::new(process.stdout.take().unwrap());
+        let mut api = Self { process, commands, answers, url: String::new() };
+        api.url = api.line();
+        api
+    }
+
+    /// Waits until it has so many requests to answer.
+    fn wait_for(&mut self, requests: usize) {
+        self.tell(&requests.to_string());
+    }
+
+    fn answer(&mut self) {
+        self.tell("0");
+    }
+
+    /// Blocks until it is done, while the runtime's other threads go on.
+    fn tell(&mut self, command: &str) {
+        tokio::task::block_in_place(|| {
+            writeln!(self.commands, "{command}").unwrap();
+            self.line();
+        });
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+}
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Answers nothing before it is told to. A number waits for so many requests; zero answers them.
+async fn serve() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    println!("http://{}/auth/api/impersonation/token", listener.local_addr().unwrap());
+    let (waiting, round) = (watch::Sender::new(0_usize), watch::Sender::new(0_u32));
+    tokio::spawn(accept(listener, waiting.clone(), round.clone()));
+    loop {
+        let mut command = String::new();
+        if tokio::task::block_in_place(|| std::io::stdin().read_line(&mut command)).unwrap() == 0 {
+            return;
+        }
+        match command.trim_end().parse().unwrap() {
+            0 => round.send_modify(|round| *round += 1),
+            wanted => drop(waiting.subscribe().wait_for(|waiting| *waiting == wanted).await.unwrap()),
+        }
+        println!("done");
+    }
+}
+
+async fn accept(listener: TcpListener, waiting: watch::Sender<usize>, round: watch::Sender<u32>) {
+    let reply = Bytes::from(format!("\"{}\"", token()));
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let (waiting, round, reply) = (waiting.clone(), round.clone(), reply.clone());
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            let place = Place::take(&waiting);
+            let (mut round, reply) = (round.subscribe(), reply.clone());
+            async move {
+                request.into_body().collect().await.unwrap();
+                round.changed().await.unwrap();
+                drop(place);
+                Ok::<_, Infallible>(Response::new(Full::new(reply)))
+            }
+        });
+        tokio::spawn(async move {
+            // It ends with an error when the client has gone.
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+/// A request that waits for its answer.
+struct Place(watch::Sender<usize>);
+
+impl Place {
+    fn take(waiting: &watch::Sender<usize>) -> Self {
+        waiting.send_modify(|waiting| *waiting += 1);
+        Self(waiting.clone())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.send_modify(|waiting| *waiting -= 1);
+    }
+}
