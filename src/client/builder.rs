@@ -188,7 +188,8 @@ impl ReleasedClientBuilder {
         self
     }
 
-    /// Uses this HTTP client instead of an own one, for certificates or proxies that are special.
+    /// Uses this HTTP client instead of the own one, which goes straight to hyper and costs less: for certificates, names or
+    /// proxies that are special.
     ///
     /// Then what it does is yours to answer for: switch off redirects (they would carry the person's address
     /// elsewhere), proxies for loopback, decompression and `connection_verbose` (it logs the secret). [`connect_timeout`](Self::connect_timeout),

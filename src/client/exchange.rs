@@ -44,10 +44,11 @@ impl Exchange {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(AUTHORIZATION, HeaderValue::from_static(""));
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static(""));
-        if let Some(host) = endpoint.uri().authority().and_then(|host| host.as_str().parse().ok()) {
-            headers.insert(HOST, host);
-        }
+        // A client of the application's own adds what it thinks right.
         if let Transport::Hyper(_) = transport {
+            if let Some(host) = endpoint.uri().authority().and_then(|host| host.as_str().parse().ok()) {
+                headers.insert(HOST, host);
+            }
             let name = concat!("tower-released/", env!("CARGO_PKG_VERSION"));
             headers.insert(USER_AGENT, HeaderValue::from_static(name));
         }

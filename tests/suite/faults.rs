@@ -258,6 +258,10 @@ async fn names() {
         let asked = asked.load(Ordering::SeqCst);
         assert!(if are_unknown { asked == 3 * mints } else { asked >= mints }, "asked {asked} times");
     }
+    // The system's resolver finds out without asking anybody: no part of a name is so long.
+    let impossible = format!("https://{}.example/token", "a".repeat(64));
+    let client = builder(impossible, MintErrorKind::Connect).build().unwrap();
+    mint_and_visit("a name that cannot be", client, MintErrorKind::Connect, Page::Unavailable).await;
     assert_nothing_leaks("logged", &log.text());
 }
 
