@@ -248,8 +248,9 @@ async fn accept(listener: TcpListener, waiting: watch::Sender<usize>, round: wat
         let (stream, _) = listener.accept().await.unwrap();
         let (waiting, round, reply) = (waiting.clone(), round.clone(), reply.clone());
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-            let place = Place::take(&waiting);
-            let (mut round, reply) = (round.subscribe(), reply.clone());
+            // Before it is counted, or it could miss that it is to answer.
+            let mut round = round.subscribe();
+            let (place, reply) = (Place::take(&waiting), reply.clone());
             async move {
                 request.into_body().collect().await.unwrap();
                 round.changed().await.unwrap();

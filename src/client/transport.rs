@@ -9,12 +9,18 @@ use std::time::Duration;
 use http::{Request, Response};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::connect::{Connect, HttpConnector};
+use hyper_util::client::legacy::connect::Connect;
+#[cfg(any(feature = "rustls", feature = "native-tls"))]
+use hyper_util::client::legacy::connect::{HttpConnector, proxy::Tunnel};
 use hyper_util::client::legacy::{Builder, Client, ResponseFuture};
+#[cfg(any(feature = "rustls", feature = "native-tls"))]
+use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower::BoxError;
 
 use super::config_error::ConfigError;
+#[cfg(any(feature = "rustls", feature = "native-tls"))]
+use super::connector::tls;
 use super::connector::{Within, tcp};
 use super::endpoint::Endpoint;
 
@@ -56,9 +62,40 @@ impl Transport {
     pub(crate) fn hyper(endpoint: &Endpoint, limits: ConnectionLimits) -> Result<Self, ConfigError> {
         let tcp = tcp(limits.connect_timeout);
         if !endpoint.is_https() {
-            return Ok(limits.client(tcp));
+            return Ok(Self::over(tcp, limits));
         }
-        limits.https_client(endpoint, tcp)
+        #[cfg(any(feature = "rustls", feature = "native-tls"))]
+        return Self::over_tls(tcp, endpoint, limits);
+        #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
+        Err(ConfigError::NoTls)
+    }
+
+    #[cfg(any(feature = "rustls", feature = "native-tls"))]
+    fn over_tls(tcp: HttpConnector, endpoint: &Endpoint, limits: ConnectionLimits) -> Result<Self, ConfigError> {
+        // A proxy has no business with this machine's own addresses.
+        let proxy = if endpoint.is_loopback() { None } else { Matcher::from_system().intercept(endpoint.uri()) };
+        let Some(proxy) = proxy else { return Ok(Self::over(tls(tcp)?, limits)) };
+        // The proxy may be spoken to over TLS, too.
+        let mut tunnel = Tunnel::new(proxy.uri().clone(), tls(tcp)?);
+        if let Some(authorization) = proxy.basic_auth() {
+            tunnel = tunnel.with_auth(authorization.clone());
+        }
+        Ok(Self::over(tls(tunnel)?, limits))
+    }
+
+    fn over<C>(connector: C, limits: ConnectionLimits) -> Self
+    where
+        C: Clone + Send + Sync + 'static,
+        Within<C>: Connect,
+    {
+        let client: Client<_, Body> = Builder::new(TokioExecutor::new())
+            // One small buffer for head and body costs less than two that the kernel puts together.
+            .http1_writev(false)
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(limits.idle_timeout)
+            .pool_max_idle_per_host(limits.max_idle)
+            .build(Within { connector, limit: limits.connect_timeout });
+        Self::Hyper(Box::new(move |request| client.request(request)))
     }
 
     /// Sends a request and waits for the head of the answer. Dropping the future closes the connection.
@@ -77,45 +114,5 @@ impl Transport {
                 Either::Right(sending) => Ok(Response::from(sending.await?).map(Either::Right)),
             }
         }
-    }
-}
-
-impl ConnectionLimits {
-    #[cfg(any(feature = "rustls", feature = "native-tls"))]
-    fn https_client(self, endpoint: &Endpoint, tcp: HttpConnector) -> Result<Transport, ConfigError> {
-        use hyper_util::client::legacy::connect::proxy::Tunnel;
-        use hyper_util::client::proxy::matcher::Matcher;
-
-        use super::connector::tls;
-
-        // A proxy for this machine's own addresses would be told the secret.
-        let proxy = if endpoint.is_loopback() { None } else { Matcher::from_system().intercept(endpoint.uri()) };
-        let Some(proxy) = proxy else { return Ok(self.client(tls(tcp)?)) };
-        // The proxy may be spoken to over TLS, too.
-        let mut tunnel = Tunnel::new(proxy.uri().clone(), tls(tcp)?);
-        if let Some(authorization) = proxy.basic_auth() {
-            tunnel = tunnel.with_auth(authorization.clone());
-        }
-        Ok(self.client(tls(tunnel)?))
-    }
-
-    #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
-    fn https_client(self, _: &Endpoint, _: HttpConnector) -> Result<Transport, ConfigError> {
-        Err(ConfigError::NoTls)
-    }
-
-    fn client<C>(self, connector: C) -> Transport
-    where
-        C: tower::Service<http::Uri, Error: Into<BoxError>, Future: Send> + Clone + Send + Sync + 'static,
-        Within<C>: Connect,
-    {
-        let client: Client<_, Body> = Builder::new(TokioExecutor::new())
-            // One small buffer for head and body costs less than two that the kernel puts together.
-            .http1_writev(false)
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(self.idle_timeout)
-            .pool_max_idle_per_host(self.max_idle)
-            .build(Within { connector, limit: self.connect_timeout });
-        Transport::Hyper(Box::new(move |request| client.request(request)))
     }
 }
