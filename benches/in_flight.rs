@@ -18,10 +18,11 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use serde_json::json;
-use support::{ACCOUNT, ADA, SECRET, ada, token};
+use rustix::process::{Resource, getrlimit};
+use support::by_hand::ByHand;
+use support::{ACCOUNT, ADA, SECRET, ada, is_measured, reply};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -35,7 +36,9 @@ static HEAP: cap::Cap<std::alloc::System> = cap::Cap::new(std::alloc::System, us
 /// What this process is there for: a subject, or the API.
 const ROLE: &str = "TOWER_RELEASED_BENCH_ROLE";
 
-const SUBJECTS: [&str; 3] = ["tower_released", "what is written by hand", "tower_released, waiting for a place"];
+const OWN: &str = "tower_released";
+const BY_HAND: &str = "what is written by hand";
+const WAITING: &str = "tower_released, waiting for a place";
 
 /// How often it is done; what grew from one round to the next would be a leak.
 const ROUNDS: usize = 3;
@@ -48,10 +51,17 @@ fn main() {
         Ok(role) if role == "api" => runtime().block_on(serve()),
         Ok(subject) => runtime().block_on(measure(&subject)),
         Err(_) => {
-            for subject in SUBJECTS {
+            if !cfg!(target_os = "linux") {
+                println!("The figures come from Linux's /proc.");
+                return;
+            }
+            let limit = getrlimit(Resource::Nofile).current;
+            let needed = mints() as u64 + 100;
+            assert!(limit.is_none_or(|limit| limit >= needed), "{needed} open files are needed: see `ulimit -n`");
+            for subject in [OWN, BY_HAND, WAITING] {
                 let mut child = Command::new(env::current_exe().unwrap());
                 let status = child.args(env::args_os().skip(1)).env(ROLE, subject).status().unwrap();
-                assert!(status.success(), "{subject} failed; is `ulimit -n` at least 10,100?");
+                assert!(status.success(), "{subject} failed");
             }
         }
     }
@@ -63,13 +73,13 @@ fn runtime() -> tokio::runtime::Runtime {
 
 /// Ten thousand, or few where `cargo test` only wants to see that it works.
 fn mints() -> usize {
-    if env::args().any(|argument| argument == "--bench") { 10_000 } else { 100 }
+    if is_measured() { 10_000 } else { 100 }
 }
 
 async fn measure(subject: &str) {
     let mints = mints();
     let mut api = Api::start();
-    let waits_for_a_place = subject == SUBJECTS[2];
+    let waits_for_a_place = subject == WAITING;
     let client = ReleasedClient::builder(ACCOUNT, SECRET)
         .endpoint(&api.url)
         .deadline(LONG)
@@ -80,13 +90,14 @@ async fn measure(subject: &str) {
         .pool_max_idle(0)
         .build()
         .unwrap();
-    let http = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
-    let (user, url) = (ada(), api.url.clone());
+    let by_hand = ByHand::with(reqwest::Client::builder().pool_max_idle_per_host(0), api.url.clone());
+    let user = ada();
     let start = || -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         for _ in 0..mints {
-            if subject == SUBJECTS[1] {
-                tasks.spawn(by_hand(http.clone(), url.clone()));
+            if subject == BY_HAND {
+                let by_hand = by_hand.clone();
+                tasks.spawn(async move { drop(by_hand.mint(&ADA).await.unwrap()) });
             } else {
                 let (client, user) = (client.clone(), user.clone());
                 tasks.spawn(async move { drop(client.mint(&user).await.unwrap()) });
@@ -100,7 +111,8 @@ async fn measure(subject: &str) {
     for round in 1..=ROUNDS {
         let tasks = start();
         api.wait_for(if waits_for_a_place { 1 } else { mints });
-        settle().await;
+        // What all of them have left to do.
+        tokio::time::sleep(Duration::from_millis(500)).await;
         let in_flight = Figures::now();
         if waits_for_a_place {
             // Ten thousand in turn would take its time.
@@ -109,26 +121,12 @@ async fn measure(subject: &str) {
             api.answer();
             tasks.join_all().await;
         }
+        api.wait_for(0);
         while Handle::current().metrics().num_alive_tasks() > 0 {
             tokio::task::yield_now().await;
         }
         println!("round {round}: {}; afterwards {}", in_flight.since(&at_start, mints), Figures::now().heap_kib());
     }
-}
-
-/// Lets the runtime do what is left to do.
-async fn settle() {
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
-}
-
-async fn by_hand(http: reqwest::Client, url: String) {
-    let body = json!({
-        "account_id": ACCOUNT, "user_id": ADA.id, "user_email": ADA.email, "profile": {"name": ADA.name},
-    });
-    let response = http.post(url).bearer_auth(SECRET).json(&body).send().await.unwrap();
-    response.json::<String>().await.unwrap();
 }
 
 /// What this process holds, and the kernel for all of them, in KiB.
@@ -194,11 +192,11 @@ impl Api {
 
     /// Waits until it has so many requests to answer.
     fn wait_for(&mut self, requests: usize) {
-        self.tell(&requests.to_string());
+        self.tell(&format!("wait {requests}"));
     }
 
     fn answer(&mut self) {
-        self.tell("0");
+        self.tell("answer");
     }
 
     /// Blocks until it is done, while the runtime's other threads go on.
@@ -211,7 +209,7 @@ impl Api {
 
     fn line(&mut self) -> String {
         let mut line = String::new();
-        self.answers.read_line(&mut line).unwrap();
+        assert!(self.answers.read_line(&mut line).unwrap() > 0, "the API has stopped");
         line.trim_end().to_owned()
     }
 }
@@ -223,7 +221,7 @@ impl Drop for Api {
     }
 }
 
-/// Answers nothing before it is told to. A number waits for so many requests; zero answers them.
+/// Answers nothing before it is told to.
 async fn serve() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("http://{}/auth/api/impersonation/token", listener.local_addr().unwrap());
@@ -234,16 +232,19 @@ async fn serve() {
         if tokio::task::block_in_place(|| std::io::stdin().read_line(&mut command)).unwrap() == 0 {
             return;
         }
-        match command.trim_end().parse().unwrap() {
-            0 => round.send_modify(|round| *round += 1),
-            wanted => drop(waiting.subscribe().wait_for(|waiting| *waiting == wanted).await.unwrap()),
+        match command.trim_end().strip_prefix("wait ") {
+            Some(wanted) => {
+                let wanted: usize = wanted.parse().unwrap();
+                drop(waiting.subscribe().wait_for(|waiting| *waiting == wanted).await.unwrap());
+            }
+            None => round.send_modify(|round| *round += 1),
         }
         println!("done");
     }
 }
 
 async fn accept(listener: TcpListener, waiting: watch::Sender<usize>, round: watch::Sender<u32>) {
-    let reply = Bytes::from(format!("\"{}\"", token()));
+    let reply = reply();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         let (waiting, round, reply) = (waiting.clone(), round.clone(), reply.clone());

@@ -1,5 +1,7 @@
 //! One mint: its CPU time and its allocations, beside the same POST through bare reqwest and through hyper, and what `warm_up`
-//! saves where there is TLS.
+//! saves where there is TLS. The allocator counts, which costs all of them a little.
+//!
+//! For Linux, where a file of certificates can be named in the environment.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
@@ -10,65 +12,36 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::Criterion;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use rcgen::{CertificateParams, CertifiedIssuer, DnType, KeyPair};
-use rustix::time::{ClockId, clock_gettime};
-use serde_json::json;
-use support::{ACCOUNT, ADA, Ratios, SECRET, Server, ada, client, runtime};
+use support::by_hand::ByHand;
+use support::floor::Floor;
+use support::{ACCOUNT, ADA, Ratios, SECRET, Server, ada, client, runtime, thread_cpu_time};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tower::Service;
 use tower_released::ReleasedClient;
 
-/// What a team would write by hand.
-async fn by_hand(http: &reqwest::Client, url: &str) -> String {
-    let body = json!({
-        "account_id": ACCOUNT, "user_id": ADA.id, "user_email": ADA.email, "profile": {"name": ADA.name},
-    });
-    let response = http.post(url).bearer_auth(SECRET).json(&body).send().await.unwrap();
-    response.error_for_status().unwrap().json().await.unwrap()
-}
-
-/// As little as can be done with hyper.
-async fn floor(http: &Client<HttpConnector, Full<Bytes>>, request: &Request<Full<Bytes>>) -> Bytes {
-    http.request(request.clone()).await.unwrap().into_body().collect().await.unwrap().to_bytes()
-}
-
 /// The CPU time of this thread that so many calls take.
 fn cpu_time(calls: u64, mut call: impl FnMut()) -> Duration {
-    let now = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
-    let start = now();
+    let start = thread_cpu_time();
     for _ in 0..calls {
         call();
     }
-    now().saturating_sub(start)
+    thread_cpu_time().saturating_sub(start)
 }
 
 fn mints(criterion: &mut Criterion) {
     let (api, runtime) = (Server::api(), runtime());
     let _guard = runtime.enter();
     let (released, user) = (client(&api), ada());
-    let (http, url) = (reqwest::Client::new(), api.url());
-    let hyper = Client::builder(TokioExecutor::new()).build_http();
-    let ready = Request::post(&url)
-        .method(Method::POST)
-        .header(AUTHORIZATION, HeaderValue::try_from(format!("Bearer {SECRET}")).unwrap())
-        .header(CONTENT_TYPE, "application/json")
-        .body(Full::from(r#"{"account_id":"acc_bench","user_id":"user-42","user_email":"ada@example.com"}"#))
-        .unwrap();
+    let (by_hand, floor) = (ByHand::new(api.url()), Floor::new(&api.url()));
 
     let mint = || drop(runtime.block_on(released.mint(&user)).unwrap());
     let mut service = released.clone();
     let mut call = || drop(runtime.block_on(service.call(user.clone())).unwrap());
-    let by_hand = || drop(runtime.block_on(by_hand(&http, &url)));
-    let floor = || drop(runtime.block_on(floor(&hyper, &ready)));
+    let by_hand = || drop(runtime.block_on(by_hand.mint(&ADA)).unwrap());
+    let floor = || drop(runtime.block_on(floor.mint()));
 
     let mut ratios = Ratios::default();
     let mut group = criterion.benchmark_group("mint, CPU time of the client");
@@ -126,8 +99,8 @@ fn first_mints(criterion: &mut Criterion, authority_file: &str) {
             if is_warm {
                 client.warm_up().await.unwrap();
             }
-            // Building a client reads all the system's certificates, after which the processor's caches hold nothing of
-            // what a mint needs, whichever client's it is. A server is built long before.
+            // What was done last is to build a client and to shake hands, after which the processor's caches hold little
+            // of what a mint needs, whichever client's it is.
             steady.mint(&user).await.unwrap();
             let start = Instant::now();
             client.mint(&user).await.unwrap();
@@ -170,7 +143,7 @@ fn main() {
     }
     let authority_file = std::env::var(AUTHORITY).unwrap();
     let mut criterion = Criterion::default().configure_from_args();
-    first_mints(&mut criterion, &authority_file);
     mints(&mut criterion);
+    first_mints(&mut criterion, &authority_file);
     criterion.final_summary();
 }

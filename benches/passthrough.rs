@@ -36,16 +36,16 @@ fn filtered(api: &Server) -> Router {
         .layer(Extension(ADA))
 }
 
-/// Somebody else's extension, so that it is as full as beside it.
+/// Not whom the resolver looks for.
 #[derive(Clone)]
-struct Other;
+struct Other(#[expect(dead_code, reason = "the same to copy")] CurrentUser);
 
 fn nobody(api: &Server) -> Router {
     let layer = ReleasedTokenLayer::new(client(api), from_extension(vouch)).timing(MintTiming::OnExtraction);
     Router::new()
         .route("/roadmap", get(async || "<!doctype html><title>Roadmap</title>"))
         .route_layer(layer)
-        .layer(Extension(Other))
+        .layer(Extension(Other(ADA)))
 }
 
 fn servers(criterion: &mut Criterion) {
@@ -74,7 +74,7 @@ where
         request = request.header(*name, *value);
     }
     let mut request = request.body(()).unwrap();
-    request.extensions_mut().insert(Other);
+    request.extensions_mut().insert(Other(ADA));
     if let Some(user) = user {
         request.extensions_mut().insert(user);
     }

@@ -22,7 +22,7 @@ static REMOVED: [HeaderName; 6] = [
 
 /// In the extensions of a request: a layer further out wants to know whether its response may carry a token.
 #[derive(Clone, Debug)]
-pub(crate) struct TellsOfToken;
+pub(crate) struct WantsToKnowOfToken;
 
 /// In the extensions of a response that may carry a token, if it was asked for.
 #[derive(Clone, Debug)]

@@ -21,7 +21,6 @@ pin_project! {
     pub struct ResponseFuture<S, B, F, P> {
         #[pin]
         state: State<S, B, F, P>,
-        with_token: WithToken,
     }
 }
 
@@ -31,9 +30,9 @@ pin_project! {
         // The filter said no: only the inner service's future.
         Passing { #[pin] inner: F },
         // The handler waits for the token.
-        Minting { mint: Mint, waiting: Option<Waiting<S, B>>, policy: P },
+        Minting { mint: Mint, waiting: Option<Waiting<S, B>>, policy: P, with_token: WithToken },
         // The handler runs, and the mint beside it if it is to be driven.
-        Responding { #[pin] inner: F, pending: CancelOnDrop, drives: bool },
+        Responding { #[pin] inner: F, pending: CancelOnDrop, drives: bool, with_token: WithToken },
     }
 }
 
@@ -64,16 +63,15 @@ struct Waiting<S, B> {
 
 impl<S, B, F, P> ResponseFuture<S, B, F, P> {
     pub(crate) fn passing(inner: F) -> Self {
-        let with_token = WithToken { cache_control: CacheControl::Unchanged, is_told: false };
-        Self { state: State::Passing { inner }, with_token }
+        Self { state: State::Passing { inner } }
     }
 
     pub(crate) fn minting(mint: Mint, request: Request<B>, service: S, policy: P, with_token: WithToken) -> Self {
-        Self { state: State::Minting { mint, waiting: Some(Waiting { service, request }), policy }, with_token }
+        Self { state: State::Minting { mint, waiting: Some(Waiting { service, request }), policy, with_token } }
     }
 
     pub(crate) fn responding(inner: F, pending: PendingToken, drives: bool, with_token: WithToken) -> Self {
-        Self { state: State::Responding { inner, pending: CancelOnDrop(Some(pending)), drives }, with_token }
+        Self { state: State::Responding { inner, pending: CancelOnDrop(Some(pending)), drives, with_token } }
     }
 }
 
@@ -89,7 +87,8 @@ where
         loop {
             match this.state.as_mut().project() {
                 StateProjection::Passing { inner } => return skipped::scope(|| inner.poll(cx)),
-                StateProjection::Minting { mint, waiting, policy } => {
+                StateProjection::Minting { mint, waiting, policy, with_token } => {
+                    let with_token = *with_token;
                     let outcome = ready!(mint.as_mut().poll(cx));
                     log_failure(&outcome);
                     let Waiting { mut service, mut request } = waiting.take().expect("polled after completion");
@@ -100,16 +99,21 @@ where
                     }
                     let pending = hand_over(outcome, &mut request);
                     let inner = service.call(request);
-                    this.state.set(State::Responding { inner, pending: CancelOnDrop(Some(pending)), drives: false });
+                    this.state.set(State::Responding {
+                        inner,
+                        pending: CancelOnDrop(Some(pending)),
+                        drives: false,
+                        with_token,
+                    });
                 }
-                StateProjection::Responding { inner, pending, drives } => {
+                StateProjection::Responding { inner, pending, drives, with_token } => {
                     if let (true, Some(pending)) = (*drives, &pending.0) {
                         *drives = pending.poll(cx).is_pending();
                     }
                     let mut result = ready!(inner.poll(cx));
                     if let (Some(pending), Ok(response)) = (pending.0.take(), &mut result) {
                         if pending.may_be_in_the_response() {
-                            this.with_token.mark(response);
+                            with_token.mark(response);
                         }
                     }
                     return Poll::Ready(result);

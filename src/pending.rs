@@ -109,7 +109,7 @@ impl PendingToken {
         };
         let waiters = running.waiters.get_or_insert_default();
         waiters.add(cx.waker());
-        if !waiters.was_woken() {
+        if !waiters.take_wake() {
             return Poll::Pending;
         }
         let wake_all = Waker::from(Arc::clone(waiters));
@@ -178,7 +178,7 @@ struct Waiters {
 
 impl Waiters {
     /// Whether the mint is to be polled; not again until it was woken.
-    fn was_woken(&self) -> bool {
+    fn take_wake(&self) -> bool {
         !self.is_asleep.swap(true, Ordering::AcqRel)
     }
 

@@ -9,7 +9,7 @@ use http::request::Parts;
 use http::{Request, Response};
 use tower::{BoxError, Service};
 
-use crate::cache::TellsOfToken;
+use crate::cache::WantsToKnowOfToken;
 use crate::error::{MintError, MintErrorKind};
 use crate::future::{ResponseFuture, WithToken};
 use crate::layer::{MintTiming, ReleasedTokenLayer, TokenPolicy};
@@ -54,7 +54,7 @@ where
         // Of a layer further out, and perhaps for somebody else.
         parts.extensions.remove::<AuthToken>();
         let mint = self.layer.mint(&parts);
-        let is_told = parts.extensions.get::<TellsOfToken>().is_some();
+        let is_told = parts.extensions.get::<WantsToKnowOfToken>().is_some();
         let with_token = WithToken { cache_control: self.layer.cache_control, is_told };
         match self.layer.policy.timing() {
             MintTiming::BeforeHandler => {

@@ -1,16 +1,19 @@
-//! A request that the filter passes over costs no allocation, and a mint no more than the same request by hand. Counted, on
-//! this thread, by an allocator of its own.
+//! A request that the filter passes over costs no allocation, a mint no more than the same request by hand, and a reply no more
+//! memory than it is long. Counted, on this thread, by an allocator of its own.
 
 #![allow(clippy::unwrap_used)]
 
 use std::convert::Infallible;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use http::{Request, Response};
 use tower::{Layer, Service, service_fn};
 use tower_released::testing::{FakeReleased, StubMinter};
-use tower_released::{MintTiming, ReleasedTokenLayer, User, from_extension};
+use tower_released::{MintTiming, ReleasedClient, ReleasedTokenLayer, User, from_extension};
 
 /// A handler that allocates, as handlers do.
 async fn page(request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, Infallible> {
@@ -82,7 +85,11 @@ fn a_mint_allocates_no_more_than_the_same_post_through_bare_reqwest() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let client = released.client().unwrap();
     let user = User::new("ada", "ada@example.com").unwrap();
-    let (http, url, secret) = (reqwest::Client::new(), released.impersonation_url(), released.shared_secret());
+    let (http, url, secret) = (
+        reqwest::Client::builder().no_proxy().build().unwrap(),
+        released.impersonation_url(),
+        released.shared_secret(),
+    );
     let body =
         serde_json::json!({"account_id": released.account_id(), "user_id": "ada", "user_email": "ada@example.com"});
     let by_hand = async || {
@@ -96,4 +103,30 @@ fn a_mint_allocates_no_more_than_the_same_post_through_bare_reqwest() {
     let bare = least(&|| drop(runtime.block_on(by_hand())));
     assert!(0 < own && own <= bare, "{own} allocations, and {bare} by hand");
     assert_eq!(released.counts().minted, 40);
+}
+
+/// Hyper reads into buffers of 8 KiB, and whoever keeps a byte of one keeps it whole.
+#[test]
+fn a_reply_that_comes_byte_by_byte_takes_no_more_memory_than_its_length() {
+    const LENGTH: usize = 8000;
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}/token", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_nodelay(true).unwrap();
+        assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+        write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n\"", LENGTH + 2).unwrap();
+        (0..LENGTH).for_each(|_| stream.write_all(b"a").unwrap());
+        stream.write_all(b"\"").unwrap();
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let minute = Duration::from_secs(60);
+    let client = ReleasedClient::builder("acc", "secret").endpoint(endpoint).deadline(minute).attempt_timeout(minute);
+    let client = client.build().unwrap();
+    let user = User::new("ada", "ada@example.com").unwrap();
+    let info = allocation_counter::measure(|| {
+        assert_eq!(runtime.block_on(client.mint(&user)).unwrap().as_str().len(), LENGTH);
+    });
+    assert!(info.bytes_max < 150 * 1024, "{} bytes at once", info.bytes_max);
 }

@@ -3,6 +3,9 @@
 // Every benchmark is a crate of its own and uses a part of this; figures are for people to read.
 #![allow(dead_code, clippy::print_stdout, clippy::unwrap_used)]
 
+pub(crate) mod by_hand;
+pub(crate) mod floor;
+
 use std::convert::Infallible;
 use std::hint::black_box;
 use std::net::SocketAddr;
@@ -70,7 +73,7 @@ pub(crate) fn token() -> String {
 }
 
 /// What the token API answers.
-fn reply() -> Bytes {
+pub(crate) fn reply() -> Bytes {
     Bytes::from(format!("\"{}\"", token()))
 }
 
@@ -174,7 +177,7 @@ impl Server {
     fn cpu_time(&self) -> Duration {
         let (tell, told) = std::sync::mpsc::channel();
         self.handle.spawn(async move {
-            let _ = tell.send(Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap());
+            let _ = tell.send(thread_cpu_time());
         });
         told.recv().unwrap()
     }
@@ -252,6 +255,7 @@ pub(crate) struct Ratios {
 struct Pair {
     own: f64,
     other: f64,
+    iterations: u64,
 }
 
 impl Ratios {
@@ -263,25 +267,39 @@ impl Ratios {
         mut own: impl FnMut(u64) -> Duration,
         mut other: impl FnMut(u64) -> Duration,
     ) {
-        if self.pairs.last().is_none_or(|(last, _)| *last != name) {
-            self.pairs.push((name, Vec::new()));
-        }
-        let pairs = &mut self.pairs.last_mut().unwrap().1;
+        let mut pairs = Vec::new();
+        let mut own_is_first = false;
         bencher.iter_custom(|iterations| {
-            let (own, other) = (own(iterations), other(iterations));
+            own_is_first = !own_is_first;
+            let (own, other) = if own_is_first {
+                let own = own(iterations);
+                (own, other(iterations))
+            } else {
+                let other = other(iterations);
+                (own(iterations), other)
+            };
             #[allow(clippy::cast_precision_loss)]
             let each = |took: Duration| took.as_secs_f64() * 1e6 / iterations as f64;
-            pairs.push(Pair { own: each(own), other: each(other) });
+            pairs.push(Pair { own: each(own), other: each(other), iterations });
             own
         });
+        match self.pairs.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, known)) => known.append(&mut pairs),
+            None => self.pairs.push((name, pairs)),
+        }
     }
 
-    /// Prints what each takes, and what part of the other that is: medians.
+    /// Prints what each takes, and what part of the other that is: medians. Not in `cargo test`, which measures nothing.
     pub(crate) fn print(&self, other: &str) {
+        if !is_measured() {
+            return;
+        }
         println!();
         for (name, pairs) in &self.pairs {
+            // Criterion warms up with few iterations.
+            let most = pairs.iter().map(|pair| pair.iterations).max().unwrap();
             let median = |of: fn(&Pair) -> f64| {
-                let mut values: Vec<f64> = pairs.iter().map(of).collect();
+                let mut values: Vec<f64> = pairs.iter().filter(|pair| pair.iterations >= most / 10).map(of).collect();
                 values.sort_by(f64::total_cmp);
                 values[values.len() / 2]
             };
@@ -290,6 +308,16 @@ impl Ratios {
             println!("{name}: {own:.2} µs, {ratio:.3} of {other} ({beside:.2} µs)");
         }
     }
+}
+
+/// Whether this is `cargo bench`; `cargo test` only wants to see that it works.
+pub(crate) fn is_measured() -> bool {
+    std::env::args().any(|argument| argument == "--bench")
+}
+
+/// The CPU time that this thread has used, in the kernel too.
+pub(crate) fn thread_cpu_time() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap()
 }
 
 /// The time that so many calls take.
@@ -340,6 +368,7 @@ impl Site {
         self.visitors.load(pages, self.expected);
         self.server.cpu_time().saturating_sub(before)
     }
+
     /// How long a visitor waits for so many pages.
     pub(crate) fn latency(&mut self, pages: u64) -> Duration {
         let start = Instant::now();

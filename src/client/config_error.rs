@@ -29,6 +29,8 @@ pub enum ConfigError {
     Endpoint(InvalidEndpoint),
     /// The endpoint is `https`, and the crate was built without TLS.
     NoTls,
+    /// The proxy that the environment names for `https` is neither an `http` nor an `https` one.
+    Proxy,
     /// The HTTP client could not be built, most often because the system has no root certificates.
     HttpClient(BoxError),
 }
@@ -61,6 +63,10 @@ impl fmt::Display for ConfigError {
             Self::NoTls => f.write_str(
                 "the token URL is https, but tower-released was built without TLS: \
                  enable its feature `rustls` or `native-tls`, or pass an `http_client` that has it",
+            ),
+            Self::Proxy => f.write_str(
+                "the proxy that the environment names (HTTPS_PROXY or ALL_PROXY) is not an http:// or https:// one: set \
+                 NO_PROXY for the token URL's host, or pass an `http_client` that can use it",
             ),
             Self::HttpClient(_) => f.write_str(
                 "the HTTP client could not be built; most often the system has no root certificates \

@@ -1,4 +1,4 @@
-//! How connections to the token API are opened: TCP, through a proxy if the environment names one, and TLS.
+//! How connections to the token API are opened, and for how long that is waited for.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,9 +9,6 @@ use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
 use tokio::time::timeout;
 use tower::{BoxError, Service};
-
-#[cfg(any(feature = "rustls", feature = "native-tls"))]
-use super::config_error::ConfigError;
 
 /// How long a connection may be idle before the system asks whether the other end is still there, how long it waits for an
 /// answer, and how often it asks.
@@ -36,26 +33,6 @@ pub(crate) fn tcp(limit: Duration) -> HttpConnector {
     #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
     tcp.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
     tcp
-}
-
-/// Puts TLS around what `inner` opens, where the URL is `https`. The certificate is checked as the system does it.
-#[cfg(feature = "native-tls")]
-pub(crate) fn tls<C>(inner: C) -> Result<hyper_tls::HttpsConnector<C>, ConfigError> {
-    let tls = native_tls::TlsConnector::new().map_err(ConfigError::http_client)?;
-    Ok((inner, tls.into()).into())
-}
-
-/// Puts TLS around what `inner` opens, where the URL is `https`. The certificate is checked as the system does it.
-#[cfg(all(feature = "rustls", not(feature = "native-tls")))]
-pub(crate) fn tls<C>(inner: C) -> Result<hyper_rustls::HttpsConnector<C>, ConfigError> {
-    use rustls::crypto::{CryptoProvider, aws_lc_rs};
-
-    // The application may have chosen another.
-    let provider = CryptoProvider::get_default().cloned().unwrap_or_else(|| aws_lc_rs::default_provider().into());
-    let tls = hyper_rustls::HttpsConnectorBuilder::new()
-        .with_provider_and_platform_verifier(provider)
-        .map_err(ConfigError::http_client)?;
-    Ok(tls.https_or_http().enable_http1().wrap_connector(inner))
 }
 
 /// A connector that gives up in time, whatever takes so long: DNS, TCP, a proxy or TLS.

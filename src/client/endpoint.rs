@@ -30,7 +30,7 @@ impl Endpoint {
             "http" => return Err(InvalidEndpoint::PlainHttp),
             _ => return Err(InvalidEndpoint::Scheme),
         }
-        // A few characters that browsers let pass have no place in a request.
+        // Too long for a request, if anything.
         let uri = url.as_str().parse().map_err(|_| InvalidEndpoint::NotAUrl)?;
         Ok(Self { url, uri })
     }
@@ -47,9 +47,15 @@ impl Endpoint {
         self.url.scheme() == "https"
     }
 
+    /// Whether it is on this machine, in whatever way that is written.
     #[cfg(any(feature = "rustls", feature = "native-tls"))]
     pub(crate) fn is_loopback(&self) -> bool {
-        is_loopback(&self.url)
+        let is_written_otherwise = match self.url.host() {
+            Some(Host::Domain(name)) => name == "localhost.",
+            Some(Host::Ipv6(address)) => address.to_ipv4_mapped().is_some_and(|address| address.is_loopback()),
+            _ => false,
+        };
+        is_loopback(&self.url) || is_written_otherwise
     }
 }
 

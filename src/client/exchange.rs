@@ -6,7 +6,7 @@ use std::io;
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Body;
 use hyper_util::client::legacy;
 
@@ -49,8 +49,7 @@ impl Exchange {
             if let Some(host) = endpoint.uri().authority().and_then(|host| host.as_str().parse().ok()) {
                 headers.insert(HOST, host);
             }
-            let name = concat!("tower-released/", env!("CARGO_PKG_VERSION"));
-            headers.insert(USER_AGENT, HeaderValue::from_static(name));
+            headers.insert(USER_AGENT, HeaderValue::from_static(Transport::USER_AGENT));
         }
         Self { endpoint, api, transport, account_id, headers }
     }
@@ -81,6 +80,10 @@ impl Exchange {
         let mut request = Request::new(Vec::new());
         *request.method_mut() = Method::HEAD;
         *request.uri_mut() = self.endpoint.uri().clone();
+        *request.headers_mut() = self.headers.clone();
+        for name in [AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE] {
+            request.headers_mut().remove(name);
+        }
         match self.transport.send(request).await {
             Ok(_) => Ok(()),
             Err(error) => Err(transport_failure(&*error).error),
@@ -100,17 +103,29 @@ impl Exchange {
     }
 }
 
-async fn read_capped(body: ReplyBody) -> Result<Bytes, Failure> {
+async fn read_capped(mut body: ReplyBody) -> Result<Bytes, Failure> {
     let too_long = || Failure::lasting(MintError::new(MintErrorKind::MalformedResponse));
     if body.size_hint().lower() > MAX_REPLY_BYTES as u64 {
         return Err(too_long());
     }
-    match Limited::new(body, MAX_REPLY_BYTES).collect().await {
-        // Of one piece, most often, which is not copied.
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_long()),
-        Err(error) => Err(transport_failure(&*error)),
+    // Most replies are of one piece, which is not copied. Of more, each would keep a whole buffer of hyper's.
+    let mut first = Bytes::new();
+    let mut pieces = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(piece) = frame.map_err(|error| transport_failure(&*error))?.into_data() else { continue };
+        if first.len().max(pieces.len()) + piece.len() > MAX_REPLY_BYTES {
+            return Err(too_long());
+        }
+        if first.is_empty() {
+            first = piece;
+            continue;
+        }
+        if pieces.is_empty() {
+            pieces.extend_from_slice(&first);
+        }
+        pieces.extend_from_slice(&piece);
     }
+    Ok(if pieces.is_empty() { first } else { pieces.into() })
 }
 
 /// What a failure below HTTP is, and whether it may pass. The error itself is not kept, for its texts may hold the URL and
@@ -159,5 +174,11 @@ fn is_bad_certificate(error: &(dyn Error + 'static)) -> bool {
 }
 
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error| error.source())
+    std::iter::successors(Some(error), |&error| {
+        // An error that was put into an `io::Error`, as TLS libraries do, is not its source, but in its place.
+        match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        }
+    })
 }

@@ -12,6 +12,8 @@ mod metrics;
 mod retry_after;
 mod secret;
 mod source;
+#[cfg(any(feature = "rustls", feature = "native-tls"))]
+mod tls;
 mod trace;
 mod transport;
 mod wire;

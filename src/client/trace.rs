@@ -1,9 +1,11 @@
 //! Spans for a mint and for each of its exchanges, with OpenTelemetry's names; nothing without the feature `tracing`.
 //!
+//! At the level of debugging, as every page has them: whoever does not record them pays next to nothing.
+//!
 //! None of the fields tells who somebody is, and none holds what the remote end wrote.
 
 #[cfg(feature = "tracing")]
-use tracing::{Instrument, Span, field::Empty, info_span};
+use tracing::{Instrument, Span, debug_span, field::Empty};
 
 use http::StatusCode;
 
@@ -23,7 +25,7 @@ impl MintSpan {
     pub(crate) fn new() -> Self {
         Self {
             #[cfg(feature = "tracing")]
-            span: info_span!("released_mint", "error.type" = Empty),
+            span: debug_span!("released_mint", "error.type" = Empty),
         }
     }
 
@@ -60,7 +62,7 @@ impl ExchangeSpan {
         let _ = (endpoint, resends);
         Self {
             #[cfg(feature = "tracing")]
-            span: info_span!(
+            span: debug_span!(
                 "released_exchange",
                 "otel.kind" = "client",
                 "http.request.method" = "POST",

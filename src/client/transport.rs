@@ -1,11 +1,12 @@
 //! What carries requests to the token API: hyper's client, or a `reqwest::Client` of the application's.
 //!
-//! A page waits for its mint, and hyper's own client costs half of what reqwest does around it: redirects, cookies and
-//! retries, all of which have no place here.
+//! Half of the instructions of a mint through reqwest are for redirects, cookies and retries, which have no place here.
 
 use std::io::Cursor;
 use std::time::Duration;
 
+#[cfg(any(feature = "rustls", feature = "native-tls"))]
+use http::{HeaderMap, HeaderValue, header::USER_AGENT};
 use http::{Request, Response};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
@@ -19,10 +20,13 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower::BoxError;
 
 use super::config_error::ConfigError;
-#[cfg(any(feature = "rustls", feature = "native-tls"))]
-use super::connector::tls;
 use super::connector::{Within, tcp};
 use super::endpoint::Endpoint;
+#[cfg(any(feature = "rustls", feature = "native-tls"))]
+use super::tls::Tls;
+
+/// The longest head of an answer, in bytes.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
 
 /// What is sent.
 type Body = Full<Cursor<Vec<u8>>>;
@@ -58,6 +62,9 @@ impl ConnectionLimits {
 }
 
 impl Transport {
+    /// What hyper's client is called. The application's own has a name of its own.
+    pub(crate) const USER_AGENT: &str = concat!("tower-released/", env!("CARGO_PKG_VERSION"));
+
     /// Over hyper, to this endpoint and to nowhere else.
     pub(crate) fn hyper(endpoint: &Endpoint, limits: ConnectionLimits) -> Result<Self, ConfigError> {
         let tcp = tcp(limits.connect_timeout);
@@ -72,15 +79,19 @@ impl Transport {
 
     #[cfg(any(feature = "rustls", feature = "native-tls"))]
     fn over_tls(tcp: HttpConnector, endpoint: &Endpoint, limits: ConnectionLimits) -> Result<Self, ConfigError> {
+        let tls = Tls::new()?;
         // A proxy has no business with this machine's own addresses.
         let proxy = if endpoint.is_loopback() { None } else { Matcher::from_system().intercept(endpoint.uri()) };
-        let Some(proxy) = proxy else { return Ok(Self::over(tls(tcp)?, limits)) };
-        // The proxy may be spoken to over TLS, too.
-        let mut tunnel = Tunnel::new(proxy.uri().clone(), tls(tcp)?);
+        let Some(proxy) = proxy else { return Ok(Self::over(tls.to_released(tcp), limits)) };
+        if !matches!(proxy.uri().scheme_str(), Some("http" | "https")) {
+            return Err(ConfigError::Proxy);
+        }
+        let mut tunnel = Tunnel::new(proxy.uri().clone(), tls.to_proxy(tcp))
+            .with_headers(HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_static(Self::USER_AGENT))]));
         if let Some(authorization) = proxy.basic_auth() {
             tunnel = tunnel.with_auth(authorization.clone());
         }
-        Ok(Self::over(tls(tunnel)?, limits))
+        Ok(Self::over(tls.to_released(tunnel), limits))
     }
 
     fn over<C>(connector: C, limits: ConnectionLimits) -> Self
@@ -89,6 +100,7 @@ impl Transport {
         Within<C>: Connect,
     {
         let client: Client<_, Body> = Builder::new(TokioExecutor::new())
+            .http1_max_buf_size(MAX_HEAD_BYTES)
             // One small buffer for head and body costs less than two that the kernel puts together.
             .http1_writev(false)
             .pool_timer(TokioTimer::new())
@@ -98,7 +110,7 @@ impl Transport {
         Self::Hyper(Box::new(move |request| client.request(request)))
     }
 
-    /// Sends a request and waits for the head of the answer. Dropping the future closes the connection.
+    /// Sends a request and waits for the head of the answer. Dropping the future closes the connection that it has.
     // No `async fn`, which would hold the request until it ends.
     pub(crate) fn send(&self, request: Request<Vec<u8>>) -> impl Future<Output = Result<Reply, BoxError>> + use<> {
         let sending = match self {

@@ -10,14 +10,15 @@ use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use super::csp::Sources;
-use crate::cache::{CarriesToken, TellsOfToken};
+use crate::cache::{CarriesToken, WantsToKnowOfToken};
 
 /// Merges [`Sources`] into the `Content-Security-Policy` of responses that may carry a token, and into
 /// `Content-Security-Policy-Report-Only`; see [`csp`](super::csp).
 ///
 /// It stands *outside* of the [`ReleasedTokenLayer`](crate::ReleasedTokenLayer) and of whatever sets the policy. A response
 /// without a policy is left alone, and so is one without a token, unless you ask for
-/// [`on_every_response`](Self::on_every_response).
+/// [`on_every_response`](Self::on_every_response). The two layers find each other through the request's extensions and the
+/// response's, so what stands between them must leave these as they are.
 ///
 /// # Example
 ///
@@ -82,7 +83,7 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         if !self.layer.on_every_response {
-            request.extensions_mut().insert(TellsOfToken);
+            request.extensions_mut().insert(WantsToKnowOfToken);
         }
         CspResponseFuture { inner: self.inner.call(request), layer: self.layer.clone() }
     }

@@ -21,4 +21,5 @@ mod readiness;
 mod resolvers;
 mod state;
 mod telemetry;
+#[cfg(target_os = "linux")]
 mod tls;

@@ -31,6 +31,14 @@ async fn a_mint_and_each_of_its_exchanges_have_a_span_with_opentelemetrys_names(
 }
 
 #[tokio::test]
+async fn a_mint_that_succeeds_is_silent_at_the_level_of_info() {
+    let (log, _guard) = Log::capture_filtered("info");
+    let released = FakeReleased::start().await.unwrap();
+    released.client().unwrap().mint(&ada()).await.unwrap();
+    assert_eq!(log.text(), "");
+}
+
+#[tokio::test]
 async fn an_operator_can_tell_a_wrong_secret_from_an_outage_from_a_request_to_slow_down() {
     let (log, _guard) = Log::capture();
     let released = FakeReleased::start().await.unwrap();

@@ -1,7 +1,7 @@
 //! The client's own TLS: it trusts what the system trusts, and reaches Released through the proxy that the environment names.
 //!
-//! Both are told by environment variables, which are read when a client is built, so the test runs itself once more with
-//! them.
+//! Both are told by environment variables, which are read when a client is built, so the tests run themselves once more with
+//! them. On Linux: elsewhere, systems do not let a variable say whom they trust.
 
 use std::env;
 use std::process::Command;
@@ -9,7 +9,7 @@ use std::process::Command;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
-use tower_released::{MintErrorKind, ReleasedClient, User};
+use tower_released::{ConfigError, MintErrorKind, ReleasedClient, User};
 
 use crate::support::authority::Authority;
 use crate::support::fault_server::{FaultServer, Read, reply};
@@ -71,7 +71,7 @@ async fn what_the_system_trusts_is_trusted_directly_and_through_a_proxy() {
     let (to_the_proxy, to_released) = proxied.await.unwrap();
     assert!(to_the_proxy.starts_with("CONNECT released.example:443 HTTP/1.1\r\n"), "{to_the_proxy}");
     assert!(to_the_proxy.to_ascii_lowercase().contains("proxy-authorization: basic "), "{to_the_proxy}");
-    assert!(!to_the_proxy.contains(SECRET), "{to_the_proxy}");
+    assert!(to_the_proxy.contains("tower-released/") && !to_the_proxy.contains(SECRET), "{to_the_proxy}");
     assert!(to_released.contains(SECRET) && !to_released.contains("proxy-authorization"), "{to_released}");
 }
 
@@ -81,6 +81,8 @@ async fn be_the_proxy(listener: TcpListener, tls: TlsAcceptor) -> (String, Strin
     let to_the_proxy = read_head(&mut stream).await;
     stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.unwrap();
     let mut stream = tls.accept(stream).await.unwrap();
+    // Not what the server likes best.
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
     let to_released = read_head(&mut stream).await;
     stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n\"d.e.f\"").await.unwrap();
     stream.shutdown().await.unwrap();
@@ -93,4 +95,25 @@ async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> String {
         head.push(stream.read_u8().await.unwrap());
     }
     String::from_utf8(head).unwrap()
+}
+
+#[test]
+fn a_proxy_that_cannot_be_used_is_told_before_any_mint() {
+    const NAME: &str = "tls::a_proxy_that_cannot_be_used_is_told_before_any_mint";
+    const CHILD: &str = "TOWER_RELEASED_TEST_SOCKS";
+
+    if env::var_os(CHILD).is_some() {
+        let error = ReleasedClient::builder("acc", SECRET).build().unwrap_err();
+        assert!(matches!(error, ConfigError::Proxy), "{error}");
+        assert!(!error.to_string().contains("pass@"), "{error}");
+        return;
+    }
+    let mut child = Command::new(env::current_exe().unwrap());
+    child.args(["--exact", NAME]).env(CHILD, "1").env("ALL_PROXY", "socks5://ada:pass@127.0.0.1:1");
+    for variable in ["all_proxy", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"] {
+        child.env_remove(variable);
+    }
+    let output = child.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }
