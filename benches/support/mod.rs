@@ -245,6 +245,10 @@ impl Visitors {
     }
 }
 
+/// How many iterations of the one before it is the other's turn: some milliseconds, as the machine's pace changes in less than a
+/// second.
+const IN_TURN: u64 = 256;
+
 /// Measures things beside another, in turn, so that what else goes on in the machine hits both.
 #[derive(Default)]
 pub(crate) struct Ratios {
@@ -259,7 +263,7 @@ struct Pair {
 }
 
 impl Ratios {
-    /// Measures `own`, and `other` right after it. Criterion reports the former.
+    /// Measures `own`, and `other` in turn with it. Criterion reports the former.
     pub(crate) fn measure(
         &mut self,
         bencher: &mut Bencher<'_>,
@@ -268,20 +272,19 @@ impl Ratios {
         mut other: impl FnMut(u64) -> Duration,
     ) {
         let mut pairs = Vec::new();
-        let mut own_is_first = false;
         bencher.iter_custom(|iterations| {
-            own_is_first = !own_is_first;
-            let (own, other) = if own_is_first {
-                let own = own(iterations);
-                (own, other(iterations))
-            } else {
-                let other = other(iterations);
-                (own(iterations), other)
-            };
+            let (mut own_took, mut other_took) = (Duration::ZERO, Duration::ZERO);
+            let mut left = iterations;
+            while left > 0 {
+                let now = left.min(IN_TURN);
+                own_took += own(now);
+                other_took += other(now);
+                left -= now;
+            }
             #[allow(clippy::cast_precision_loss)]
             let each = |took: Duration| took.as_secs_f64() * 1e6 / iterations as f64;
-            pairs.push(Pair { own: each(own), other: each(other), iterations });
-            own
+            pairs.push(Pair { own: each(own_took), other: each(other_took), iterations });
+            own_took
         });
         match self.pairs.iter_mut().find(|(known, _)| *known == name) {
             Some((_, known)) => known.append(&mut pairs),
