@@ -242,3 +242,37 @@ impl fmt::Debug for PendingToken {
         f.debug_struct("PendingToken").field("outcome", &self.shared.outcome.get()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[test]
+    fn a_mint_is_polled_again_only_when_it_was_woken() {
+        let polls = Arc::<AtomicUsize>::default();
+        let waker = Arc::<Mutex<Option<Waker>>>::default();
+        let pending = PendingToken::new({
+            let (polls, waker) = (Arc::clone(&polls), Arc::clone(&waker));
+            Box::pin(poll_fn(move |cx| {
+                *waker.lock().expect("nobody panics") = Some(cx.waker().clone());
+                if polls.fetch_add(1, Ordering::Relaxed) < 2 { Poll::Pending } else { Poll::Ready(Ok(None)) }
+            }))
+        });
+        let cx = &mut Context::from_waker(Waker::noop());
+        let wake = || waker.lock().expect("nobody panics").take().expect("polled").wake();
+
+        for woken in 0..3 {
+            // As often as whatever else wakes the task.
+            for _ in 0..3 {
+                assert_eq!(pending.poll(cx).is_ready(), woken == 2);
+                assert_eq!(polls.load(Ordering::Relaxed), woken + 1);
+            }
+            if woken < 2 {
+                wake();
+            }
+        }
+    }
+}
