@@ -1,4 +1,4 @@
-//! What ten thousand mints in flight take of memory, and whether it is given back.
+//! What ten thousand mints in flight take of memory, and whether it is given back when they are dropped.
 //!
 //! Memory is no matter of time, so this one does without criterion. Every subject has a process of its own, as allocators
 //! keep what they once had, and so has the API, so that the figures are the client's alone. Each needs some 10,100 open
@@ -9,25 +9,19 @@
 
 mod support;
 
-use std::convert::Infallible;
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use rustix::process::{Resource, getrlimit};
 use support::by_hand::ByHand;
-use support::{ACCOUNT, ADA, SECRET, ada, is_measured, reply};
-use tokio::net::TcpListener;
+use support::{ACCOUNT, ADA, SECRET, ada, is_measured};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tower_released::ReleasedClient;
+use tower_released::testing::FakeReleased;
 
 /// Counts what is allocated.
 #[global_allocator]
@@ -87,11 +81,9 @@ async fn measure(subject: &str) {
         .connect_timeout(LONG)
         .max_in_flight(if waits_for_a_place { 1 } else { mints })
         .queue_timeout(LONG)
-        .pool_max_idle(0)
         .build()
         .unwrap();
-    let by_hand = ByHand::with(reqwest::Client::builder().pool_max_idle_per_host(0), api.url.clone());
-    let user = ada();
+    let (by_hand, user) = (ByHand::new(api.url.clone()), ada());
     let start = || -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         for _ in 0..mints {
@@ -114,13 +106,7 @@ async fn measure(subject: &str) {
         // What all of them have left to do.
         tokio::time::sleep(Duration::from_millis(500)).await;
         let in_flight = Figures::now();
-        if waits_for_a_place {
-            // Ten thousand in turn would take its time.
-            drop(tasks);
-        } else {
-            api.answer();
-            tasks.join_all().await;
-        }
+        drop(tasks);
         api.wait_for(0);
         while Handle::current().metrics().num_alive_tasks() > 0 {
             tokio::task::yield_now().await;
@@ -167,7 +153,7 @@ impl Figures {
     }
 }
 
-/// The API in its own process, which answers when it is told to.
+/// The API in its own process, which lets every request wait.
 struct Api {
     process: Child,
     commands: ChildStdin,
@@ -190,19 +176,10 @@ impl Api {
         api
     }
 
-    /// Waits until it has so many requests to answer.
+    /// Waits until it has so many requests to answer. Blocks, while the runtime's other threads go on.
     fn wait_for(&mut self, requests: usize) {
-        self.tell(&format!("wait {requests}"));
-    }
-
-    fn answer(&mut self) {
-        self.tell("answer");
-    }
-
-    /// Blocks until it is done, while the runtime's other threads go on.
-    fn tell(&mut self, command: &str) {
         tokio::task::block_in_place(|| {
-            writeln!(self.commands, "{command}").unwrap();
+            writeln!(self.commands, "{requests}").unwrap();
             self.line();
         });
     }
@@ -221,63 +198,18 @@ impl Drop for Api {
     }
 }
 
-/// Answers nothing before it is told to.
+/// A fake of Released that takes too long. Each line is a number of requests to wait for.
 async fn serve() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    println!("http://{}/auth/api/impersonation/token", listener.local_addr().unwrap());
-    let (waiting, round) = (watch::Sender::new(0_usize), watch::Sender::new(0_u32));
-    tokio::spawn(accept(listener, waiting.clone(), round.clone()));
+    let released = FakeReleased::start().await.unwrap();
+    released.set_latency(LONG);
+    println!("{}", released.impersonation_url());
     loop {
-        let mut command = String::new();
-        if tokio::task::block_in_place(|| std::io::stdin().read_line(&mut command)).unwrap() == 0 {
+        let mut wanted = String::new();
+        if tokio::task::block_in_place(|| std::io::stdin().read_line(&mut wanted)).unwrap() == 0 {
             return;
         }
-        match command.trim_end().strip_prefix("wait ") {
-            Some(wanted) => {
-                let wanted: usize = wanted.parse().unwrap();
-                drop(waiting.subscribe().wait_for(|waiting| *waiting == wanted).await.unwrap());
-            }
-            None => round.send_modify(|round| *round += 1),
-        }
+        let wanted: usize = wanted.trim_end().parse().unwrap();
+        released.wait_until(|counts| counts.in_flight == wanted).await;
         println!("done");
-    }
-}
-
-async fn accept(listener: TcpListener, waiting: watch::Sender<usize>, round: watch::Sender<u32>) {
-    let reply = reply();
-    loop {
-        let (stream, _) = listener.accept().await.unwrap();
-        let (waiting, round, reply) = (waiting.clone(), round.clone(), reply.clone());
-        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-            // Before it is counted, or it could miss that it is to answer.
-            let mut round = round.subscribe();
-            let (place, reply) = (Place::take(&waiting), reply.clone());
-            async move {
-                request.into_body().collect().await.unwrap();
-                round.changed().await.unwrap();
-                drop(place);
-                Ok::<_, Infallible>(Response::new(Full::new(reply)))
-            }
-        });
-        tokio::spawn(async move {
-            // It ends with an error when the client has gone.
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-        });
-    }
-}
-
-/// A request that waits for its answer.
-struct Place(watch::Sender<usize>);
-
-impl Place {
-    fn take(waiting: &watch::Sender<usize>) -> Self {
-        waiting.send_modify(|waiting| *waiting += 1);
-        Self(waiting.clone())
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.send_modify(|waiting| *waiting -= 1);
     }
 }

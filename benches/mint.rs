@@ -5,20 +5,19 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
+#[allow(dead_code)]
+#[path = "../tests/suite/support/authority.rs"]
+mod authority;
 mod support;
 
 use std::process::Command;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use authority::Authority;
 use criterion::Criterion;
-use rcgen::{CertificateParams, CertifiedIssuer, DnType, KeyPair};
 use support::by_hand::ByHand;
 use support::floor::Floor;
 use support::{ACCOUNT, ADA, Ratios, SECRET, Server, ada, client, runtime, thread_cpu_time};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tower::Service;
 use tower_released::ReleasedClient;
 
@@ -69,23 +68,10 @@ fn print_allocations(name: &str, mut mint: impl FnMut()) {
     println!("{name}: {} allocations, {} bytes", counted.count_total / MINTS, counted.bytes_total / MINTS);
 }
 
-/// A certificate for `localhost`, whose authority is written to this file.
-fn certificate(authority_file: &str) -> TlsAcceptor {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.distinguished_name.push(DnType::CommonName, "tower-released's benchmarks");
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    std::fs::write(authority_file, authority.pem()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let certificate =
-        CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let config = ServerConfig::builder().with_no_client_auth();
-    TlsAcceptor::from(Arc::new(config.with_single_cert(vec![certificate.der().clone()], key).unwrap()))
-}
-
 fn first_mints(criterion: &mut Criterion, authority_file: &str) {
-    let (api, runtime) = (Server::tls_api(certificate(authority_file)), runtime());
+    let authority = Authority::new();
+    std::fs::write(authority_file, authority.pem()).unwrap();
+    let (api, runtime) = (Server::tls_api(authority.server_for("localhost", 2090)), runtime());
     let user = ada();
     let new_client = || {
         let url = format!("https://localhost:{}/auth/api/impersonation/token", api.address.port());

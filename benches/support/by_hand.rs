@@ -27,12 +27,8 @@ struct Profile<'a> {
 
 impl ByHand {
     pub(crate) fn new(url: String) -> Self {
-        Self::with(reqwest::Client::builder(), url)
-    }
-
-    pub(crate) fn with(http: reqwest::ClientBuilder, url: String) -> Self {
         // A proxy in the environment would be asked even for this machine.
-        Self { http: http.no_proxy().build().unwrap(), url: url.into() }
+        Self { http: reqwest::Client::builder().no_proxy().build().unwrap(), url: url.into() }
     }
 
     pub(crate) async fn mint(&self, user: &CurrentUser) -> reqwest::Result<String> {

@@ -62,7 +62,7 @@ pub(crate) fn vouch(user: &CurrentUser) -> Result<User, InvalidUser> {
 }
 
 /// A token like Released's: a signed JWT of some 300 bytes.
-pub(crate) fn token() -> String {
+fn token() -> String {
     let exp = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 120;
     let claims = format!(
         r#"{{"iss":"released","aud":"portal","sub":"user-42","email":"ada@example.com","name":"Ada Lovelace","iat":{},"exp":{exp}}}"#,
@@ -73,7 +73,7 @@ pub(crate) fn token() -> String {
 }
 
 /// What the token API answers.
-pub(crate) fn reply() -> Bytes {
+fn reply() -> Bytes {
     Bytes::from(format!("\"{}\"", token()))
 }
 
@@ -349,20 +349,28 @@ impl Site {
         headers: &[(&str, &str)],
         expected: &'static str,
     ) -> Self {
-        let server = Server::app(app(&api));
-        let visitors = Visitors::arrive(&server, CONNECTIONS, headers);
-        let mut site = Self { server, visitors, expected, _api: api };
+        let mut site = Self::open_to(CONNECTIONS, api, app, headers, expected);
         site.visitors.load(1000, expected);
         site
     }
 
     /// The same with a single visitor, who waits for each page.
     pub(crate) fn open_to_one(api: Server, app: impl Fn(&Server) -> Router, expected: &'static str) -> Self {
-        let server = Server::app(app(&api));
-        let visitors = Visitors::arrive(&server, 1, &[]);
-        let mut site = Self { server, visitors, expected, _api: api };
+        let mut site = Self::open_to(1, api, app, &[], expected);
         site.visitors.load(1, expected);
         site
+    }
+
+    fn open_to(
+        connections: usize,
+        api: Server,
+        app: impl Fn(&Server) -> Router,
+        headers: &[(&str, &str)],
+        expected: &'static str,
+    ) -> Self {
+        let server = Server::app(app(&api));
+        let visitors = Visitors::arrive(&server, connections, headers);
+        Self { server, visitors, expected, _api: api }
     }
 
     /// How much CPU time the server spends on so many pages.
