@@ -1,5 +1,6 @@
 //! Extractors, a resolver that runs extractors, and the token endpoint; on axum-core alone.
 
+use std::any::type_name;
 use std::fmt;
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -15,7 +16,7 @@ use tower::BoxError;
 
 use crate::pending::PendingToken;
 use crate::rejection::AuthTokenRejection;
-use crate::resolver::{IntoUser, UserResolver};
+use crate::resolver::{ExtractorRejected, IntoUser, UserResolver};
 use crate::skipped;
 use crate::telemetry::warn;
 use crate::token::AuthToken;
@@ -95,6 +96,10 @@ impl IntoResponse for AuthTokenRejection {
 /// `state` is what the extractor takes from the application's state; `()` for most. If it rejects with 401, 403 or a
 /// redirection, nobody is signed in; any other rejection is an error of the resolver. The closure returns who is signed
 /// in ([`IntoUser`]), or a boxed future of that.
+///
+/// A rejection with another status most often means that the layer which the extractor needs is missing, or that it is
+/// inside of the [`ReleasedTokenLayer`](crate::ReleasedTokenLayer): the warning names the extractor and the status. What the
+/// closure returns as an error is never logged, because it may name a person: log it in the closure.
 ///
 /// Every mint runs the extractor on a copy of the request's head, extensions included, because the resolver may run
 /// beside the handler. What the extractor changes in the copy is lost.
@@ -234,19 +239,16 @@ where
                 E::from_request_parts(&mut parts, &state).await.map_err(|rejection| rejection.into_response().status());
             match extracted {
                 Ok(extracted) => closure(extracted).resolved().await,
-                Err(status) => nobody_or_error(status),
+                Err(status) if means_nobody(status) => Ok(None),
+                Err(status) => Err(ExtractorRejected { extractor: type_name::<E>(), status }.into()),
             }
         }
     }
 }
 
-/// What an extractor's rejection says of who is signed in. The response is not looked into: it may hold anything.
-fn nobody_or_error(status: StatusCode) -> Result<Option<User>, BoxError> {
-    if status.is_redirection() || matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-        Ok(None)
-    } else {
-        Err(format!("the extractor rejected the request with {}", status.as_u16()).into())
-    }
+/// Whether an extractor's rejection says that nobody is signed in. The response is not looked into: it may hold anything.
+fn means_nobody(status: StatusCode) -> bool {
+    status.is_redirection() || matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
 /// Answers `POST` with a token, for pages that are put together in the browser.

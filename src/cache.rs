@@ -1,8 +1,6 @@
 //! Keeps a page with a token out of every cache.
 
-use http::header::{
-    CACHE_CONTROL, ETAG, EXPIRES, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE,
-};
+use http::header::{CACHE_CONTROL, ETAG, EXPIRES, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
 use http::{HeaderMap, HeaderValue};
 
 use crate::rejection::has_grpc_content;
@@ -48,9 +46,13 @@ fn directs_caches(name: &HeaderName) -> bool {
     REMOVED.contains(name) || name.as_str().ends_with("-cache-control")
 }
 
-/// Asks for the whole page: the browser may have kept one from before the person signed in, and a 304 would show it again.
+/// Removes the conditions of a request for a document: the browser may have kept a page from before the user signed in, and
+/// a 304 would show it again.
+///
+/// `Range` and `If-Range` stay: what they get is a part of today's page, or all of it. The conditions of every other request
+/// stay, too: without its `If-None-Match: *`, a `PUT` overwrites what it was to protect (RFC 9110, section 13.1.2).
 pub(crate) fn make_unconditional(headers: &mut HeaderMap) {
-    for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_RANGE, RANGE] {
+    for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE] {
         headers.remove(name);
     }
 }

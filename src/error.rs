@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tower::BoxError;
 
+use crate::resolver::ExtractorRejected;
 use crate::token::InvalidToken;
 use crate::user::InvalidUser;
 
@@ -155,7 +156,7 @@ impl MintErrorKind {
     fn what_to_do(self) -> &'static str {
         match self {
             Self::InvalidUser => "the error's source() says which one",
-            Self::Resolver => "the error's source() is its own error",
+            Self::Resolver => "log its error in the resolver; it is not printed here, because it may name a person",
             Self::Unauthorized => {
                 "check RELEASED_SHARED_SECRET for stray spaces, or whether it was rotated in Released's settings"
             }
@@ -181,9 +182,9 @@ impl fmt::Display for MintError {
         if let Some(status) = self.status {
             write!(f, " ({})", status.as_u16())?;
         }
-        match self.source().and_then(|source| source.downcast_ref::<InvalidUser>()) {
-            // Its texts tell nothing of the person, and are more to the point.
-            Some(invalid) => write!(f, ": {invalid}"),
+        match self.source().filter(|source| source.is::<InvalidUser>() || source.is::<ExtractorRejected>()) {
+            // Its texts hold no data of the user, and are more to the point.
+            Some(own) => write!(f, ": {own}"),
             None => write!(f, ": {}", self.kind.what_to_do()),
         }
     }
@@ -292,7 +293,8 @@ mod tests {
     #[test]
     fn neither_text_shows_the_source() {
         let error = MintError::new(MintErrorKind::Resolver).with_source("no row for ada@example.com");
-        assert_eq!(error.to_string(), "the user resolver failed: the error's source() is its own error");
+        assert!(error.to_string().starts_with("the user resolver failed: log its error in the resolver"));
+        assert!(!error.to_string().contains("ada"));
         assert!(!format!("{error:?}").contains("ada"));
         assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("no row for ada@example.com"));
     }

@@ -55,6 +55,23 @@ pub fn always(_: &Parts) -> bool {
     true
 }
 
+/// The values of `Sec-Fetch-Dest` of a document that a browser shows.
+const DOCUMENTS: &[&str] = &["document", "iframe", "frame", "fencedframe", "embed", "object"];
+
+/// Whether a GET or HEAD asks for a document, or for a part of one, as htmx and Turbo do.
+pub(crate) fn is_for_document(method: &Method, headers: &HeaderMap) -> bool {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        return false;
+    }
+    match text(headers, &SEC_FETCH_DEST) {
+        Some(destination) if destination != "empty" => DOCUMENTS.contains(&destination),
+        _ => headers
+            .get_all(ACCEPT)
+            .iter()
+            .any(|accept| accept.to_str().is_ok_and(|accept| accept.contains("text/html"))),
+    }
+}
+
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }

@@ -9,8 +9,9 @@ use pin_project_lite::pin_project;
 use tower::Service;
 
 use crate::cache::{self, CarriesToken};
+use crate::filter::is_for_document;
 use crate::layer::{CacheControl, TokenPolicy};
-use crate::pending::{Mint, Outcome, PendingToken, log_failure};
+use crate::pending::{Driver, Outcome};
 use crate::rejection::AuthTokenRejection;
 use crate::skipped;
 
@@ -30,10 +31,21 @@ pin_project! {
         // The filter said no: only the inner service's future.
         Passing { #[pin] inner: F },
         // The handler waits for the token.
-        Minting { mint: Mint, waiting: Option<Waiting<S, B>>, policy: P, with_token: WithToken },
-        // The handler runs, and the mint beside it if it is to be driven.
-        Responding { #[pin] inner: F, pending: CancelOnDrop, drives: bool, with_token: WithToken },
+        Minting { driver: Option<Driver>, waiting: Option<Waiting<S, B>>, policy: P, with_token: WithToken },
+        // The handler runs, and the mint beside it.
+        Responding { #[pin] inner: F, driver: Option<Driver>, drives: Drives, with_token: WithToken },
     }
+}
+
+/// Which mint is driven while the handler runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Drives {
+    /// The one that the layer starts.
+    FromTheStart,
+    /// The one that the handler starts, and may then leave alone.
+    OnceStarted,
+    /// None: it is done.
+    NoMore,
 }
 
 /// What becomes of a response that may carry a token.
@@ -66,12 +78,13 @@ impl<S, B, F, P> ResponseFuture<S, B, F, P> {
         Self { state: State::Passing { inner } }
     }
 
-    pub(crate) fn minting(mint: Mint, request: Request<B>, service: S, policy: P, with_token: WithToken) -> Self {
-        Self { state: State::Minting { mint, waiting: Some(Waiting { service, request }), policy, with_token } }
+    pub(crate) fn minting(driver: Driver, request: Request<B>, service: S, policy: P, with_token: WithToken) -> Self {
+        let waiting = Some(Waiting { service, request });
+        Self { state: State::Minting { driver: Some(driver), waiting, policy, with_token } }
     }
 
-    pub(crate) fn responding(inner: F, pending: PendingToken, drives: bool, with_token: WithToken) -> Self {
-        Self { state: State::Responding { inner, pending: CancelOnDrop(Some(pending)), drives, with_token } }
+    pub(crate) fn responding(inner: F, driver: Driver, drives: Drives, with_token: WithToken) -> Self {
+        Self { state: State::Responding { inner, driver: Some(driver), drives, with_token } }
     }
 }
 
@@ -87,34 +100,43 @@ where
         loop {
             match this.state.as_mut().project() {
                 StateProjection::Passing { inner } => return skipped::scope(|| inner.poll(cx)),
-                StateProjection::Minting { mint, waiting, policy, with_token } => {
+                StateProjection::Minting { driver, waiting, policy, with_token } => {
                     let with_token = *with_token;
-                    let outcome = ready!(mint.as_mut().poll(cx));
-                    log_failure(&outcome);
+                    let outcome = ready!(driver.as_ref().expect("polled after completion").start(cx));
+                    let driver = driver.take();
                     let Waiting { mut service, mut request } = waiting.take().expect("polled after completion");
-                    if let Some(rejection) = why_there_is_none(&outcome) {
+                    if let Some(rejection) = rejection_for(&outcome) {
                         if let Some(answer) = policy.answer(request.method(), request.headers(), &rejection) {
                             return Poll::Ready(Ok(answer));
                         }
                     }
-                    let pending = hand_over(outcome, &mut request);
+                    if let Ok(Some(token)) = outcome {
+                        // For code that knows neither extractors nor futures. Nobody can tell whether it is read.
+                        request.extensions_mut().insert(token);
+                        if let Some(driver) = &driver {
+                            driver.mark_taken();
+                        }
+                        if with_token.cache_control == CacheControl::NoStore
+                            && is_for_document(request.method(), request.headers())
+                        {
+                            cache::make_unconditional(request.headers_mut());
+                        }
+                    }
                     let inner = service.call(request);
-                    this.state.set(State::Responding {
-                        inner,
-                        pending: CancelOnDrop(Some(pending)),
-                        drives: false,
-                        with_token,
-                    });
+                    this.state.set(State::Responding { inner, driver, drives: Drives::NoMore, with_token });
                 }
-                StateProjection::Responding { inner, pending, drives, with_token } => {
-                    if let (true, Some(pending)) = (*drives, &pending.0) {
-                        *drives = pending.poll(cx).is_pending();
+                StateProjection::Responding { inner, driver, drives, with_token } => {
+                    if let Some(driver) = driver {
+                        match drives {
+                            Drives::FromTheStart if driver.start(cx).is_ready() => *drives = Drives::NoMore,
+                            Drives::OnceStarted if driver.drive(cx).is_ready() => *drives = Drives::NoMore,
+                            _ => {}
+                        }
                     }
                     let mut result = ready!(inner.poll(cx));
-                    if let (Some(pending), Ok(response)) = (pending.0.take(), &mut result) {
-                        if pending.may_be_in_the_response() {
-                            with_token.mark(response);
-                        }
+                    let may_carry_token = driver.take().is_some_and(Driver::leave);
+                    if let (true, Ok(response)) = (may_carry_token, &mut result) {
+                        with_token.mark(response);
                     }
                     return Poll::Ready(result);
                 }
@@ -123,37 +145,11 @@ where
     }
 }
 
-fn why_there_is_none(outcome: &Outcome) -> Option<AuthTokenRejection> {
+fn rejection_for(outcome: &Outcome) -> Option<AuthTokenRejection> {
     match outcome {
         Ok(Some(_)) => None,
         Ok(None) => Some(AuthTokenRejection::Anonymous),
         Err(error) => Some(AuthTokenRejection::Mint(error.clone())),
-    }
-}
-
-/// Puts what is known into the request's extensions: the promise that every timing gives, and the plain token for code
-/// that knows neither extractors nor futures.
-fn hand_over<B>(outcome: Outcome, request: &mut Request<B>) -> PendingToken {
-    let token = outcome.as_ref().ok().cloned().flatten();
-    let pending = PendingToken::kept(outcome);
-    if let Some(token) = token {
-        request.extensions_mut().insert(token);
-        // Nobody can tell whether the plain token is read.
-        pending.mark_handed_out();
-        cache::make_unconditional(request.headers_mut());
-    }
-    request.extensions_mut().insert(pending.clone());
-    pending
-}
-
-/// Cancels the mint if the response is dropped before it is there.
-struct CancelOnDrop(Option<PendingToken>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        if let Some(pending) = &self.0 {
-            pending.cancel();
-        }
     }
 }
 

@@ -1,15 +1,18 @@
 //! The layer, and what can be chosen of it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use http::request::Parts;
 use http::{HeaderMap, Method, Response};
 use tower::Layer;
 
 use crate::filter::unless_useless;
+use crate::outcomes::Outcomes;
 use crate::rejection::AuthTokenRejection;
 use crate::resolver::UserResolver;
 use crate::service::{Minter, ReleasedTokenService};
+use crate::telemetry;
 
 /// Puts a Released auth token for the signed-in user within reach of every handler behind it.
 ///
@@ -46,12 +49,21 @@ pub struct ReleasedTokenLayer<M, R, F = fn(&Parts) -> bool, P = FailOpen> {
     pub(crate) filter: F,
     pub(crate) policy: P,
     pub(crate) cache_control: CacheControl,
+    pub(crate) outcomes: Arc<Outcomes>,
 }
 
 impl<M: Minter, R: UserResolver> ReleasedTokenLayer<M, R> {
     /// A layer that mints with `minter` for whomever `resolver` finds, ahead of the handler.
     pub fn new(minter: M, resolver: R) -> Self {
-        Self { minter, resolver, filter: unless_useless, policy: FailOpen, cache_control: CacheControl::NoStore }
+        telemetry::describe_pages();
+        Self {
+            minter,
+            resolver,
+            filter: unless_useless,
+            policy: FailOpen,
+            cache_control: CacheControl::NoStore,
+            outcomes: Arc::default(),
+        }
     }
 }
 
@@ -91,8 +103,8 @@ impl<M, R, F, P> ReleasedTokenLayer<M, R, F, P> {
     where
         G: Fn(&Parts) -> bool,
     {
-        let Self { minter, resolver, filter: _, policy, cache_control } = self;
-        ReleasedTokenLayer { minter, resolver, filter, policy, cache_control }
+        let Self { minter, resolver, filter: _, policy, cache_control, outcomes } = self;
+        ReleasedTokenLayer { minter, resolver, filter, policy, cache_control, outcomes }
     }
 
     /// Chooses what becomes of the cache headers of a response that may carry a token; [`CacheControl::NoStore`] if
@@ -103,8 +115,8 @@ impl<M, R, F, P> ReleasedTokenLayer<M, R, F, P> {
     }
 
     fn with_policy<Q>(self, policy: Q) -> ReleasedTokenLayer<M, R, F, Q> {
-        let Self { minter, resolver, filter, policy: _, cache_control } = self;
-        ReleasedTokenLayer { minter, resolver, filter, policy, cache_control }
+        let Self { minter, resolver, filter, policy: _, cache_control, outcomes } = self;
+        ReleasedTokenLayer { minter, resolver, filter, policy, cache_control, outcomes }
     }
 }
 
@@ -148,12 +160,14 @@ pub enum CacheControl {
     /// kept the page would serve one person's token to others. A handler's own `public` or `s-maxage` is overridden,
     /// with a `tracing` event. gRPC responses are left alone.
     ///
-    /// With [`MintTiming::BeforeHandler`], a request with a token also loses its conditions (`If-None-Match` and the
-    /// like), so that no 304 brings back a page from before the person signed in. With the other timings nobody knows in
-    /// time, so let a page have no `ETag` if it is another one for people who are signed in.
+    /// With [`MintTiming::BeforeHandler`], a GET or HEAD for a document that gets a token also loses `If-None-Match` and
+    /// `If-Modified-Since`, so that no 304 brings back a page from before the user signed in. All other requests keep their
+    /// conditions. With the other timings nobody knows in time, so let a page have no `ETag` if it is another one for users
+    /// who are signed in.
     #[default]
     NoStore,
-    /// Whatever the handler set. Choose it only where nothing between the handler and the person caches.
+    /// Leaves the response's cache headers and the request's conditions as they are. Choose it only where nothing between
+    /// the handler and the user caches.
     Unchanged,
 }
 

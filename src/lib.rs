@@ -20,11 +20,13 @@ mod error;
 mod filter;
 mod future;
 mod layer;
+mod outcomes;
 mod pending;
 mod rejection;
 mod resolver;
 mod service;
 mod skipped;
+mod sync;
 mod telemetry;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]

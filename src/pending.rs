@@ -1,14 +1,18 @@
 //! The promise of a token, one to a request.
+//!
+//! A mint that was started is always driven to its end by somebody: by the response future until the response's head
+//! leaves, and then, while a body still holds the promise, by a task of its own. Half polled and left alone, a mint would
+//! keep what it holds: a place among those in flight, a session's lock, a pooled connection.
 
 use std::fmt;
 use std::future::poll_fn;
+use std::mem;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll, Wake, Waker, ready};
+use std::sync::{Arc, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 
 use crate::error::{MintError, MintErrorKind};
-use crate::telemetry::warn;
+use crate::sync::{AtomicUsize, Mutex, MutexGuard, Ordering};
 use crate::token::AuthToken;
 
 /// How a mint ends: with a token, with nobody to mint for, or with an error.
@@ -20,7 +24,11 @@ pub(crate) type Mint = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 /// The token of one request, minted or not yet.
 ///
 /// The layer puts it into the request's extensions whatever the [`MintTiming`](crate::MintTiming). All clones share one
-/// mint: whoever awaits [`get`](Self::get) drives it, and everybody gets its result.
+/// mint, and all get its result.
+///
+/// A mint that was started goes on until it ends, even if nobody awaits [`get`](Self::get) any more: the layer drives it
+/// until the response's head leaves. After that a `tokio` task drives it for as long as a clone exists, for example in a
+/// streamed body. Outside of a `tokio` runtime there is no such task, so a body must poll what it started.
 ///
 /// # Example
 ///
@@ -31,184 +39,337 @@ pub(crate) type Mint = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 /// // hyper, tonic, or any other service behind the layer:
 /// async fn embed<B>(request: &Request<B>) -> String {
 ///     let Some(pending) = request.extensions().get::<PendingToken>() else {
-///         return String::new(); // the filter passed this request over
+///         return String::new(); // the filter skipped this request
 ///     };
 ///     match pending.get().await {
 ///         Ok(Some(token)) => format!(r#"<released-page channel-id="c1" auth-token="{token}"></released-page>"#),
 ///         Ok(None) => "<p>Sign in to see the roadmap.</p>".to_owned(),
-///         Err(_) => "<p>The roadmap is having a rest.</p>".to_owned(),
+///         Err(_) => "<p>The roadmap is unavailable.</p>".to_owned(),
 ///     }
 /// }
 /// ```
-#[derive(Clone)]
 pub struct PendingToken {
     shared: Arc<Shared>,
 }
 
+impl PendingToken {
+    /// Waits for the token; `Ok(None)` if nobody is signed in.
+    ///
+    /// A request mints at most once, however many ask and however often. The result is kept, an error too.
+    ///
+    /// # Errors
+    ///
+    /// Returns why there is no token although somebody is signed in. If the request was dropped before its mint ended, the
+    /// kind is [`MintErrorKind::Interrupted`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future loses nothing: the mint goes on, and the next call gets its result. Polling it once and then
+    /// leaving it alone holds up nobody.
+    pub async fn get(&self) -> Result<Option<AuthToken>, MintError> {
+        let outcome = poll_fn(|cx| self.shared.poll(cx, Asker::Holder)).await;
+        if matches!(outcome, Ok(Some(_))) {
+            self.shared.holders.fetch_or(TAKEN, Ordering::Release);
+        }
+        outcome
+    }
+}
+
+impl Clone for PendingToken {
+    fn clone(&self) -> Self {
+        self.shared.holders.fetch_add(ONE_HOLDER, Ordering::Relaxed);
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl Drop for PendingToken {
+    fn drop(&mut self) {
+        let before = self.shared.holders.fetch_sub(ONE_HOLDER, Ordering::AcqRel);
+        if before & !TAKEN == ONE_HOLDER {
+            self.shared.end_if_the_head_has_left();
+        }
+    }
+}
+
+impl fmt::Debug for PendingToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Never waits: a mint may print this while it is polled.
+        let outcome = match self.shared.state.try_lock().as_deref() {
+            Ok(State::Done(outcome)) => Some(outcome.clone()),
+            _ => None,
+        };
+        f.debug_struct("PendingToken").field("outcome", &outcome).finish_non_exhaustive()
+    }
+}
+
+/// The layer's part of a promise, kept by the response future. Dropping it cancels the mint.
+pub(crate) struct Driver {
+    shared: Option<Arc<Shared>>,
+}
+
+impl Driver {
+    /// Makes a promise of what `mint` will yield. Nothing happens before somebody asks.
+    pub(crate) fn new(mint: Mint) -> (PendingToken, Self) {
+        let running = Running { mint, driver: None, is_started: false, has_head_left: false, is_detached: false };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State::Running(running)),
+            wakers: Mutex::new(Wakers { waiting: Vec::new(), is_awake: true }),
+            holders: AtomicUsize::new(ONE_HOLDER),
+        });
+        (PendingToken { shared: Arc::clone(&shared) }, Self { shared: Some(shared) })
+    }
+
+    /// Drives the mint, and starts it if nobody did.
+    pub(crate) fn start(&self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        self.poll(cx, Asker::Starter)
+    }
+
+    /// Drives the mint if somebody started it. Otherwise the task is woken when somebody does.
+    pub(crate) fn drive(&self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        self.poll(cx, Asker::Driver)
+    }
+
+    fn poll(&self, cx: &mut Context<'_>, asker: Asker) -> Poll<Outcome> {
+        match &self.shared {
+            Some(shared) => shared.poll(cx, asker),
+            None => Poll::Ready(interrupted()),
+        }
+    }
+
+    /// Notes that the token is in reach without anybody asking for it.
+    pub(crate) fn mark_taken(&self) {
+        if let Some(shared) = &self.shared {
+            shared.holders.fetch_or(TAKEN, Ordering::Release);
+        }
+    }
+
+    /// Ends the layer's part, as the response's head leaves: from now on a task drives the mint if somebody still holds the
+    /// promise, and otherwise the mint ends. Returns whether the response may carry the token.
+    pub(crate) fn leave(mut self) -> bool {
+        let Some(shared) = self.shared.take() else { return false };
+        let (may_carry_token, must_detach) = shared.let_head_leave();
+        if must_detach {
+            detach(shared);
+        }
+        may_carry_token
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if let Some(shared) = &self.shared {
+            shared.cancel();
+        }
+    }
+}
+
+/// Drives the mint in a task, which ends with the mint or with the promise's last clone.
+fn detach(shared: Arc<Shared>) {
+    // In a runtime that is not tokio's, whoever holds the promise drives it.
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(async move { poll_fn(|cx| shared.poll(cx, Asker::Starter)).await.map(drop) });
+    }
+}
+
+/// Set in [`Shared::holders`] when somebody got the token.
+const TAKEN: usize = 1;
+
+/// Added to [`Shared::holders`] for each [`PendingToken`].
+const ONE_HOLDER: usize = 2;
+
 struct Shared {
-    outcome: OnceLock<Outcome>,
-    // Locked for one poll at a time. A lock that is held from the first poll to the last, such as the permit of tokio's
-    // `OnceCell`, would let a waiter that is not polled any more stop all the others.
-    running: Mutex<Option<Running>>,
-    handed_out: AtomicBool,
+    /// Locked for one poll at a time. A lock that is held from the first poll to the last would let a waiter that is not
+    /// polled any more stop all the others.
+    state: Mutex<State>,
+    /// Locked after `state`, if both are: the mint may wake while it is polled.
+    wakers: Mutex<Wakers>,
+    /// How many hold the promise, and whether somebody took the token out of it. Both in one number, because a renderer may
+    /// take the token and drop the promise between two looks.
+    holders: AtomicUsize,
+}
+
+enum State {
+    Running(Running),
+    Done(Outcome),
 }
 
 struct Running {
     mint: Mint,
-    /// From the first poll on.
-    waiters: Option<Arc<Waiters>>,
-}
-
-impl PendingToken {
-    /// The promise of what `mint` will yield. Nothing happens before somebody asks.
-    pub(crate) fn new(mint: Mint) -> Self {
-        Self::with(OnceLock::new(), Some(Running { mint, waiters: None }))
-    }
-
-    /// The promise of what is known already.
-    pub(crate) fn kept(outcome: Outcome) -> Self {
-        Self::with(OnceLock::from(outcome), None)
-    }
-
-    fn with(outcome: OnceLock<Outcome>, running: Option<Running>) -> Self {
-        let handed_out = AtomicBool::new(false);
-        Self { shared: Arc::new(Shared { outcome, running: Mutex::new(running), handed_out }) }
-    }
-
-    /// Waits for the token; `Ok(None)` if nobody is signed in.
-    ///
-    /// There is one mint a request, however many ask and however often: its result is kept, an error too.
-    ///
-    /// # Errors
-    ///
-    /// Why there is no token although somebody is signed in. If the request was dropped before its mint was done, that is
-    /// [`MintErrorKind::Interrupted`].
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping this future, or leaving it alone half way, neither loses the mint nor holds up others who ask: it goes
-    /// on where it was when the next one does.
-    pub async fn get(&self) -> Result<Option<AuthToken>, MintError> {
-        let outcome = poll_fn(|cx| self.poll(cx)).await;
-        if matches!(outcome, Ok(Some(_))) {
-            self.mark_handed_out();
-        }
-        outcome.clone()
-    }
-
-    /// Drives the mint, and tells how it ended.
-    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<&Outcome> {
-        if let Some(outcome) = self.shared.outcome.get() {
-            return Poll::Ready(outcome);
-        }
-        let mut slot = self.running();
-        let Some(running) = slot.as_mut() else {
-            drop(slot);
-            // Done in the meantime. Or it panicked under somebody else's poll, and will never be.
-            return Poll::Ready(self.shared.outcome.get_or_init(interrupted));
-        };
-        let waiters = running.waiters.get_or_insert_default();
-        waiters.add(cx.waker());
-        if !waiters.take_wake() {
-            return Poll::Pending;
-        }
-        let wake_all = Waker::from(Arc::clone(waiters));
-        let unless_it_panics = WakeOnDrop(waiters);
-        let polled = running.mint.as_mut().poll(&mut Context::from_waker(&wake_all));
-        std::mem::forget(unless_it_panics);
-        let outcome = ready!(polled);
-        log_failure(&outcome);
-        Poll::Ready(self.finish(slot, outcome))
-    }
-
-    /// Drops the mint, and with it its connection, if it is not done. Whoever still waits is told so.
-    pub(crate) fn cancel(&self) {
-        let slot = self.running();
-        if slot.is_some() {
-            self.finish(slot, interrupted());
-        }
-    }
-
-    fn finish(&self, mut slot: MutexGuard<'_, Option<Running>>, outcome: Outcome) -> &Outcome {
-        let outcome = self.shared.outcome.get_or_init(|| outcome);
-        let running = slot.take();
-        // What is woken or dropped must not find the lock held.
-        drop(slot);
-        if let Some(Running { mint, waiters }) = running {
-            drop(mint);
-            if let Some(waiters) = waiters {
-                waiters.wake_all();
-            }
-        }
-        outcome
-    }
-
-    fn running(&self) -> MutexGuard<'_, Option<Running>> {
-        self.shared.running.lock().unwrap_or_else(|poisoned| {
-            // The mint panicked, so it cannot go on.
-            let mut slot = PoisonError::into_inner(poisoned);
-            *slot = None;
-            slot
-        })
-    }
-
-    pub(crate) fn mark_handed_out(&self) {
-        self.shared.handed_out.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether somebody got the token, or may still get it: a body that is streamed later may hold a clone.
-    pub(crate) fn may_be_in_the_response(&self) -> bool {
-        match self.shared.outcome.get() {
-            Some(Ok(None) | Err(_)) => false,
-            Some(Ok(Some(_))) | None => {
-                self.shared.handed_out.load(Ordering::Relaxed) || Arc::strong_count(&self.shared) > 1
-            }
-        }
-    }
+    /// The response future's waker, while nobody has started the mint.
+    driver: Option<Waker>,
+    is_started: bool,
+    has_head_left: bool,
+    /// A task drives the mint.
+    is_detached: bool,
 }
 
 /// Everybody who waits for one mint: whoever polled it last may not be the one who is there to poll it next.
-#[derive(Default)]
-struct Waiters {
-    wakers: Mutex<Vec<Waker>>,
-    /// Nothing has changed for the mint since its last poll. The layer and the handler poll it in turn, and so does
+struct Wakers {
+    waiting: Vec<Waker>,
+    /// Something has changed for the mint since its last poll. The layer and the handler poll it in turn, and so does
     /// everything else that wakes their task.
-    is_asleep: AtomicBool,
+    is_awake: bool,
 }
 
-impl Waiters {
-    /// Whether the mint is to be polled; not again until it was woken.
-    fn take_wake(&self) -> bool {
-        !self.is_asleep.swap(true, Ordering::AcqRel)
+/// Who polls a mint.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asker {
+    /// The application, which starts the mint. Nobody else may be there to drive it.
+    Holder,
+    /// The layer or the task, which starts the mint and will poll it again.
+    Starter,
+    /// The layer, which waits until somebody else starts the mint.
+    Driver,
+}
+
+impl Shared {
+    fn poll(self: &Arc<Self>, cx: &mut Context<'_>, asker: Asker) -> Poll<Outcome> {
+        let mut state = self.state();
+        let running = match &mut *state {
+            State::Done(outcome) => return Poll::Ready(outcome.clone()),
+            State::Running(running) => running,
+        };
+        if asker == Asker::Driver && !running.is_started {
+            match &mut running.driver {
+                Some(driver) => driver.clone_from(cx.waker()),
+                none => *none = Some(cx.waker().clone()),
+            }
+            return Poll::Pending;
+        }
+        running.is_started = true;
+        {
+            let mut wakers = self.wakers();
+            if !mem::take(&mut wakers.is_awake) {
+                wakers.add(cx.waker());
+                return Poll::Pending;
+            }
+        }
+        let waker = Waker::from(Arc::clone(self));
+        let unless_it_panics = WakeOnDrop(self);
+        let polled = running.mint.as_mut().poll(&mut Context::from_waker(&waker));
+        mem::forget(unless_it_panics);
+        if let Poll::Ready(outcome) = polled {
+            self.finish(state, outcome.clone());
+            return Poll::Ready(outcome);
+        }
+        // After the poll, because most mints for nobody end with their first one: there is nobody to wake then.
+        let mut wakers = self.wakers();
+        wakers.add(cx.waker());
+        if let Some(driver) = running.driver.take() {
+            wakers.add(&driver);
+        }
+        let was_woken = wakers.is_awake;
+        drop(wakers);
+        let must_detach = asker == Asker::Holder && running.must_detach();
+        drop(state);
+        if was_woken {
+            self.wake_all();
+        }
+        if must_detach {
+            detach(Arc::clone(self));
+        }
+        Poll::Pending
     }
 
-    fn wake_mint(&self) {
-        // Before the wakers are taken: who is added after that finds it awake.
-        self.is_asleep.store(false, Ordering::Release);
+    /// Returns whether the response may carry the token, and whether a task must drive the mint from now on.
+    fn let_head_leave(&self) -> (bool, bool) {
+        let mut state = self.state();
+        match &mut *state {
+            State::Done(outcome) => {
+                let is_token = matches!(outcome, Ok(Some(_)));
+                (is_token && self.holders.load(Ordering::Acquire) != 0, false)
+            }
+            // Nobody has taken what is not there yet.
+            State::Running(_) if self.holders.load(Ordering::Acquire) == 0 => {
+                self.finish(state, interrupted());
+                (false, false)
+            }
+            State::Running(running) => {
+                running.has_head_left = true;
+                (true, running.must_detach())
+            }
+        }
+    }
+
+    /// Drops the mint, and with it its connection, if it is not done. Those who still wait get an error.
+    fn cancel(&self) {
+        let state = self.state();
+        if matches!(*state, State::Running(_)) {
+            self.finish(state, interrupted());
+        }
+    }
+
+    /// Drops the mint if the promise was its last reason: nobody holds it, and the response future is gone.
+    fn end_if_the_head_has_left(&self) {
+        let state = self.state();
+        if matches!(&*state, State::Running(running) if running.has_head_left) {
+            self.finish(state, interrupted());
+        }
+    }
+
+    /// Keeps the outcome and wakes all who wait.
+    fn finish(&self, mut state: MutexGuard<'_, State>, outcome: Outcome) {
+        let before = mem::replace(&mut *state, State::Done(outcome));
+        // What is dropped or woken must not find the lock held.
+        drop(state);
+        drop(before);
         self.wake_all();
     }
 
-    fn add(&self, waker: &Waker) {
-        let mut wakers = self.wakers();
-        if !wakers.iter().any(|known| known.will_wake(waker)) {
-            wakers.push(waker.clone());
-        }
-    }
-
     fn wake_all(&self) {
-        let wakers = std::mem::take(&mut *self.wakers());
-        for waker in wakers {
-            waker.wake();
-        }
+        let waiting = mem::take(&mut self.wakers().waiting);
+        waiting.into_iter().for_each(Waker::wake);
     }
 
-    fn wakers(&self) -> MutexGuard<'_, Vec<Waker>> {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| {
+            // The mint panicked, so it cannot go on.
+            let mut state = PoisonError::into_inner(poisoned);
+            if matches!(*state, State::Running(_)) {
+                *state = State::Done(interrupted());
+            }
+            state
+        })
+    }
+
+    fn wakers(&self) -> MutexGuard<'_, Wakers> {
         self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl Running {
+    /// Whether the mint is started, and nobody but its holders would drive it.
+    fn must_detach(&mut self) -> bool {
+        let must_detach = self.is_started && self.has_head_left && !self.is_detached;
+        self.is_detached |= must_detach;
+        must_detach
+    }
+}
+
+impl Wakers {
+    fn add(&mut self, waker: &Waker) {
+        if !self.waiting.iter().any(|known| known.will_wake(waker)) {
+            self.waiting.push(waker.clone());
+        }
+    }
+}
+
+/// The mint's own waker. It keeps `Shared` alive in a circle until the mint ends, which the response future or the promise's
+/// last clone sees to.
+impl Wake for Shared {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // Awake before the wakers are taken: who is added after that polls the mint.
+        self.wakers().is_awake = true;
+        self.wake_all();
+    }
+}
+
 /// Wakes everybody if the mint panics under the poll of one: the others must find out.
-struct WakeOnDrop<'a>(&'a Waiters);
+struct WakeOnDrop<'a>(&'a Shared);
 
 impl Drop for WakeOnDrop<'_> {
     fn drop(&mut self) {
@@ -216,63 +377,6 @@ impl Drop for WakeOnDrop<'_> {
     }
 }
 
-impl Wake for Waiters {
-    fn wake(self: Arc<Self>) {
-        self.wake_mint();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.wake_mint();
-    }
-}
-
 fn interrupted() -> Outcome {
     Err(MintError::new(MintErrorKind::Interrupted))
-}
-
-/// Says that a page goes on without its token. Here, because every mint's result comes by once.
-pub(crate) fn log_failure(outcome: &Outcome) {
-    if let Err(error) = outcome {
-        warn!("error.type" = error.kind().as_str(), "no auth token for this request: {error}");
-    }
-}
-
-impl fmt::Debug for PendingToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PendingToken").field("outcome", &self.shared.outcome.get()).finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::future::poll_fn;
-    use std::sync::atomic::AtomicUsize;
-
-    use super::*;
-
-    #[test]
-    fn a_mint_is_polled_again_only_when_it_was_woken() {
-        let polls = Arc::<AtomicUsize>::default();
-        let waker = Arc::<Mutex<Option<Waker>>>::default();
-        let pending = PendingToken::new({
-            let (polls, waker) = (Arc::clone(&polls), Arc::clone(&waker));
-            Box::pin(poll_fn(move |cx| {
-                *waker.lock().expect("nobody panics") = Some(cx.waker().clone());
-                if polls.fetch_add(1, Ordering::Relaxed) < 2 { Poll::Pending } else { Poll::Ready(Ok(None)) }
-            }))
-        });
-        let cx = &mut Context::from_waker(Waker::noop());
-        let wake = || waker.lock().expect("nobody panics").take().expect("polled").wake();
-
-        for woken in 0..3 {
-            // As often as whatever else wakes the task.
-            for _ in 0..3 {
-                assert_eq!(pending.poll(cx).is_ready(), woken == 2);
-                assert_eq!(polls.load(Ordering::Relaxed), woken + 1);
-            }
-            if woken < 2 {
-                wake();
-            }
-        }
-    }
 }

@@ -6,6 +6,7 @@ use std::future::{self, Future};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use http::StatusCode;
 use http::request::Parts;
 use tower::BoxError;
 
@@ -56,8 +57,8 @@ use crate::user::User;
     note = "with feature `axum`, `from_extractor(state, |user: YourExtractor| ..)` runs an extractor"
 )]
 pub trait UserResolver {
-    /// Why the person could not be told. It becomes the source of a [`MintError`](crate::MintError), which never
-    /// prints it.
+    /// Why the resolver failed. It becomes the source of a [`MintError`](crate::MintError), which never prints it: it may
+    /// name a person. Log it in the resolver if you want to see it.
     type Error: Into<BoxError>;
 
     /// Tells who sent this request; `Ok(None)` if nobody is signed in.
@@ -74,6 +75,28 @@ impl<R: UserResolver + ?Sized> UserResolver for Arc<R> {
         R::resolve(self, parts)
     }
 }
+
+/// Why `from_extractor` cannot tell who is signed in. Its text holds no data of the request.
+#[derive(Debug)]
+#[cfg_attr(not(feature = "axum"), allow(dead_code))]
+pub(crate) struct ExtractorRejected {
+    pub(crate) extractor: &'static str,
+    pub(crate) status: StatusCode,
+}
+
+impl fmt::Display for ExtractorRejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { extractor, status } = self;
+        write!(
+            f,
+            "the extractor `{extractor}` rejected the request with {}; check that the layer which it needs is there, and \
+             outside of the ReleasedTokenLayer",
+            status.as_u16()
+        )
+    }
+}
+
+impl std::error::Error for ExtractorRejected {}
 
 /// What the closure of a ready-made resolver may return: a [`User`], or an `Option` or `Result` of one, nested as you
 /// like.
@@ -115,7 +138,8 @@ impl<T: IntoUser, E: Into<BoxError>> IntoUser for Result<T, E> {
 
 /// Makes a resolver of a closure over the request's head.
 ///
-/// The closure returns who is signed in ([`IntoUser`]), or a future of that. The future must own what it needs.
+/// The closure returns who is signed in ([`IntoUser`]), or a future of that. The future must own what it needs. An error
+/// that it returns is never logged, because it may name a person: log it in the closure.
 ///
 /// # Example
 ///

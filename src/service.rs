@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::mem;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::request::Parts;
@@ -11,9 +12,9 @@ use tower::{BoxError, Service};
 
 use crate::cache::WantsToKnowOfToken;
 use crate::error::{MintError, MintErrorKind};
-use crate::future::{ResponseFuture, WithToken};
+use crate::future::{Drives, ResponseFuture, WithToken};
 use crate::layer::{MintTiming, ReleasedTokenLayer, TokenPolicy};
-use crate::pending::{Mint, PendingToken};
+use crate::pending::{Driver, Mint, PendingToken};
 use crate::resolver::UserResolver;
 use crate::skipped;
 use crate::token::AuthToken;
@@ -46,30 +47,31 @@ where
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
+        // Those of a layer further out may be for somebody else.
+        let had_token = parts.extensions.remove::<AuthToken>().is_some();
         if !(self.layer.filter)(&parts) {
-            skipped::mark(&mut parts.extensions);
+            let had_promise = parts.extensions.remove::<PendingToken>().is_some();
+            skipped::mark(&mut parts.extensions, had_token || had_promise);
             return ResponseFuture::passing(self.inner.call(Request::from_parts(parts, body)));
         }
 
-        // Of a layer further out, and perhaps for somebody else.
-        parts.extensions.remove::<AuthToken>();
-        let mint = self.layer.mint(&parts);
+        let (pending, driver) = Driver::new(self.layer.mint(&parts));
+        parts.extensions.insert(pending);
         let is_told = parts.extensions.get::<WantsToKnowOfToken>().is_some();
         let with_token = WithToken { cache_control: self.layer.cache_control, is_told };
+        let request = Request::from_parts(parts, body);
         match self.layer.policy.timing() {
             MintTiming::BeforeHandler => {
                 // The service that was polled ready is the one to call, later; the clone takes its place.
                 let clone = self.inner.clone();
                 let ready = mem::replace(&mut self.inner, clone);
-                let request = Request::from_parts(parts, body);
-                ResponseFuture::minting(mint, request, ready, self.layer.policy.clone(), with_token)
+                ResponseFuture::minting(driver, request, ready, self.layer.policy.clone(), with_token)
             }
-            timing @ (MintTiming::AlongsideHandler | MintTiming::OnExtraction) => {
-                let pending = PendingToken::new(mint);
-                parts.extensions.insert(pending.clone());
-                let inner = self.inner.call(Request::from_parts(parts, body));
-                let drives = timing == MintTiming::AlongsideHandler;
-                ResponseFuture::responding(inner, pending, drives, with_token)
+            MintTiming::AlongsideHandler => {
+                ResponseFuture::responding(self.inner.call(request), driver, Drives::FromTheStart, with_token)
+            }
+            MintTiming::OnExtraction => {
+                ResponseFuture::responding(self.inner.call(request), driver, Drives::OnceStarted, with_token)
             }
         }
     }
@@ -84,13 +86,20 @@ where
     fn mint(&self, parts: &Parts) -> Mint {
         let user = self.resolver.resolve(parts);
         let mut minter = self.minter.clone();
+        let outcomes = Arc::clone(&self.outcomes);
         Box::pin(async move {
-            let Some(user) = user.await.map_err(|error| resolver_failed(error.into()))? else {
-                return Ok(None);
+            let started = outcomes.start();
+            let mint = async {
+                let Some(user) = user.await.map_err(|error| resolver_failed(error.into()))? else {
+                    return Ok(None);
+                };
+                poll_fn(|cx| minter.poll_ready(cx)).await.map_err(Into::into)?;
+                let token = minter.call(user).await.map_err(Into::into)?;
+                Ok(Some(token))
             };
-            poll_fn(|cx| minter.poll_ready(cx)).await.map_err(Into::into)?;
-            let token = minter.call(user).await.map_err(Into::into)?;
-            Ok(Some(token))
+            let outcome = mint.await;
+            started.end(&outcome);
+            outcome
         })
     }
 }
@@ -99,6 +108,16 @@ where
 ///
 /// It is implemented for all of these, [`ReleasedClient`](crate::ReleasedClient) among them, bare or inside of tower's own
 /// `timeout`, `retry`, `concurrency_limit`, `load_shed` or `buffer`.
+///
+/// # Limits around a `ReleasedClient`
+///
+/// A `ReleasedClient` has a deadline and a limit of its own, with a bounded queue: prefer `deadline` and `max_in_flight` of its
+/// builder. Two mistakes are easy with tower's layers:
+///
+/// - `concurrency_limit(8).timeout(1 s)` queues without limit, and outside of the time limit: in a stall of Released, the
+///   64th page waits for 8 seconds. Put `load_shed` outermost, as here, so that a mint without a place fails at once.
+/// - A `timeout` that is shorter than the client's own attempt (1.5 seconds) hides every stall from its circuit breaker:
+///   mints that are dropped do not count as failures.
 ///
 /// # Example
 ///
@@ -111,6 +130,7 @@ where
 /// # let released = tower_released::testing::StubMinter::new();
 ///
 /// let at_most_eight_at_once = ServiceBuilder::new()
+///     .load_shed()
 ///     .concurrency_limit(8)
 ///     .timeout(Duration::from_secs(1))
 ///     .service(released);

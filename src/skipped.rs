@@ -22,9 +22,9 @@ pub(crate) fn scope<T>(poll: impl FnOnce() -> T) -> T {
     poll()
 }
 
-/// Leaves a mark where it costs nothing.
-pub(crate) fn mark(extensions: &mut Extensions) {
-    if !extensions.is_empty() {
+/// Leaves a mark where it costs nothing, and in any case in the place of what another layer had left.
+pub(crate) fn mark(extensions: &mut Extensions, replaces: bool) {
+    if replaces || !extensions.is_empty() {
         extensions.insert(Skipped);
     }
 }

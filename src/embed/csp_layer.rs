@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use http::header::{CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY_REPORT_ONLY, HeaderName};
@@ -11,13 +12,16 @@ use tower::{Layer, Service};
 
 use super::csp::Sources;
 use crate::cache::{CarriesToken, WantsToKnowOfToken};
+use crate::pending::PendingToken;
+use crate::telemetry::warn;
 
 /// Merges [`Sources`] into the `Content-Security-Policy` of responses that may carry a token, and into
 /// `Content-Security-Policy-Report-Only`; see [`csp`](super::csp).
 ///
 /// It stands *outside* of the [`ReleasedTokenLayer`](crate::ReleasedTokenLayer) and of whatever sets the policy. A response
 /// without a policy is left alone, and so is one without a token, unless you ask for
-/// [`on_every_response`](Self::on_every_response). The two layers find each other through the request's extensions and the
+/// [`on_every_response`](Self::on_every_response). If a response with a token has no policy, or this layer is inside of the
+/// `ReleasedTokenLayer`, that is logged once. The two layers find each other through the request's extensions and the
 /// response's, so what stands between them must leave these as they are.
 ///
 /// # Example
@@ -38,12 +42,20 @@ use crate::cache::{CarriesToken, WantsToKnowOfToken};
 pub struct CspLayer {
     sources: Arc<Sources>,
     on_every_response: bool,
+    warned: Arc<Warned>,
+}
+
+/// What was warned of already: a layer in the wrong place is there for every page.
+#[derive(Debug, Default)]
+struct Warned {
+    is_inside: AtomicBool,
+    has_no_policy: AtomicBool,
 }
 
 impl CspLayer {
     /// A layer that merges these sources.
     pub fn new(sources: Sources) -> Self {
-        Self { sources: Arc::new(sources), on_every_response: false }
+        Self { sources: Arc::new(sources), on_every_response: false, warned: Arc::default() }
     }
 
     /// Merges them into responses without a token, too: for pages with a public portal, or with one whose token is fetched in
@@ -82,9 +94,14 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        if !self.layer.on_every_response {
-            request.extensions_mut().insert(WantsToKnowOfToken);
+        let is_inside = request.extensions().get::<PendingToken>().is_some();
+        if is_inside && !self.layer.warned.is_inside.swap(true, Ordering::Relaxed) {
+            warn!(
+                "the CspLayer is inside of the ReleasedTokenLayer, so it cannot see which responses carry a token; put it \
+                 outside"
+            );
         }
+        request.extensions_mut().insert(WantsToKnowOfToken);
         CspResponseFuture { inner: self.inner.call(request), layer: self.layer.clone() }
     }
 }
@@ -109,9 +126,17 @@ where
         let this = self.project();
         let mut result = ready!(this.inner.poll(cx));
         if let Ok(response) = &mut result {
-            if this.layer.on_every_response || response.extensions().get::<CarriesToken>().is_some() {
+            let carries_token = response.extensions().get::<CarriesToken>().is_some();
+            if carries_token || this.layer.on_every_response {
+                let mut merged = false;
                 for name in [CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY_REPORT_ONLY] {
-                    merge(response.headers_mut(), name, &this.layer.sources);
+                    merged |= merge(response.headers_mut(), name, &this.layer.sources);
+                }
+                if carries_token && !merged && !this.layer.warned.has_no_policy.swap(true, Ordering::Relaxed) {
+                    warn!(
+                        "a response with an auth token has no Content-Security-Policy to merge into; put the CspLayer \
+                         outside of what sets the policy, or remove it"
+                    );
                 }
             }
         }
@@ -119,9 +144,9 @@ where
     }
 }
 
-/// Each header of this name is a policy of its own.
-fn merge(headers: &mut HeaderMap, name: HeaderName, sources: &Sources) {
-    let http::header::Entry::Occupied(mut policies) = headers.entry(name) else { return };
+/// Each header of this name is a policy of its own. Returns whether there is one.
+fn merge(headers: &mut HeaderMap, name: HeaderName, sources: &Sources) -> bool {
+    let http::header::Entry::Occupied(mut policies) = headers.entry(name) else { return false };
     for policy in policies.iter_mut() {
         // What is not text is no policy, and what is stays one.
         if let Some(merged) = policy.to_str().ok().and_then(|text| HeaderValue::try_from(sources.merge_into(text)).ok())
@@ -129,4 +154,5 @@ fn merge(headers: &mut HeaderMap, name: HeaderName, sources: &Sources) {
             *policy = merged;
         }
     }
+    true
 }

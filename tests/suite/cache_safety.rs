@@ -1,7 +1,7 @@
 //! No cache keeps a page with a token.
 
 use http::header::CACHE_CONTROL;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
 use tower_released::testing::StubMinter;
 use tower_released::{CacheControl, MintError, MintErrorKind, MintTiming, PendingToken, ReleasedTokenLayer};
@@ -123,19 +123,101 @@ async fn an_application_may_opt_out() {
     assert_eq!(found, said(CAREFREE));
 }
 
-#[tokio::test]
-async fn a_request_with_a_token_loses_its_conditions_so_that_no_304_brings_an_older_page_back() {
-    let conditions = ["if-none-match", "if-modified-since", "if-range", "range"];
-    let page = service_fn(move |request: Request<()>| async move {
-        let left = conditions.iter().filter(|name| request.headers().contains_key(**name)).count();
+/// Every header that makes a request conditional, and those of a range.
+const CONDITIONS: [&str; 6] =
+    ["if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range", "range"];
+
+/// Which of these conditions reach the handler.
+async fn conditions_left(cache_control: CacheControl, mut request: Request<()>) -> Vec<&'static str> {
+    for name in CONDITIONS {
+        request.headers_mut().insert(name, http::HeaderValue::from_static("\"1\""));
+    }
+    let page = service_fn(async |request: Request<()>| {
+        let left = CONDITIONS.into_iter().filter(|name| request.headers().contains_key(*name)).collect();
         Ok::<_, BoxError>(Response::new(left))
     });
-    let layer = ReleasedTokenLayer::new(StubMinter::new(), by_header());
-    for (mut request, left) in [(request_from_ada(()), 0), (Request::new(()), conditions.len())] {
-        for name in conditions {
-            request.headers_mut().insert(name, http::HeaderValue::from_static("\"1\""));
-        }
-        let response = ServiceBuilder::new().layer(layer.clone()).service(page).oneshot(request).await.unwrap();
-        assert_eq!(response.into_body(), left);
+    let layer = ReleasedTokenLayer::new(StubMinter::new(), by_header()).cache_control(cache_control);
+    ServiceBuilder::new().layer(layer).service(page).oneshot(request).await.unwrap().into_body()
+}
+
+fn with(method: &str, headers: &[(&'static str, &'static str)]) -> Request<()> {
+    let mut request = request_from_ada(());
+    *request.method_mut() = method.parse().unwrap();
+    for (name, value) in headers {
+        request.headers_mut().insert(*name, value.parse().unwrap());
     }
+    request
+}
+
+const PAGE: (&str, &str) = ("accept", "text/html,application/xhtml+xml,*/*;q=0.8");
+
+#[tokio::test]
+async fn a_document_with_a_token_loses_its_conditions_so_that_no_304_brings_an_older_page_back() {
+    let kept = ["if-match", "if-unmodified-since", "if-range", "range"];
+    for request in [
+        with("GET", &[PAGE]),
+        with("HEAD", &[PAGE]),
+        with("GET", &[("sec-fetch-dest", "document")]),
+        with("GET", &[("sec-fetch-dest", "iframe"), PAGE]),
+        with("GET", &[("sec-fetch-dest", "empty"), ("accept", "text/html, application/xhtml+xml")]),
+    ] {
+        let headers = format!("{:?}", request.headers());
+        assert_eq!(conditions_left(CacheControl::NoStore, request).await, kept, "{headers}");
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_no_document_keeps_its_conditions_and_ranges() {
+    for request in [
+        // A precondition that protects what is there (RFC 9110, section 13.1.2).
+        with("PUT", &[("accept", "text/html")]),
+        with("POST", &[PAGE]),
+        with("DELETE", &[("sec-fetch-dest", "document")]),
+        // A script's fetch, a download that is resumed, a player.
+        with("GET", &[("sec-fetch-dest", "empty"), ("accept", "*/*")]),
+        with("GET", &[("accept", "application/json")]),
+        with("GET", &[]),
+        with("GET", &[("accept", "video/mp4")]),
+    ] {
+        let what = format!("{} {:?}", request.method(), request.headers());
+        assert_eq!(conditions_left(CacheControl::NoStore, request).await, CONDITIONS, "{what}");
+    }
+    let mut anonymous = with("GET", &[PAGE]);
+    anonymous.headers_mut().remove("x-user");
+    assert_eq!(conditions_left(CacheControl::NoStore, anonymous).await, CONDITIONS);
+}
+
+#[tokio::test]
+async fn an_application_that_opts_out_of_cache_headers_keeps_its_conditions_too() {
+    assert_eq!(conditions_left(CacheControl::Unchanged, with("GET", &[PAGE])).await, CONDITIONS);
+}
+
+#[tokio::test]
+async fn a_put_that_must_not_overwrite_does_not_overwrite_for_a_user_who_is_signed_in() {
+    let file = service_fn(async |request: Request<()>| {
+        let exists = request.headers().contains_key("if-none-match");
+        let status = if exists { StatusCode::PRECONDITION_FAILED } else { StatusCode::OK };
+        Ok::<_, BoxError>(Response::builder().status(status).body(()).unwrap())
+    });
+    let put = with("PUT", &[("if-none-match", "*")]);
+    let layer = ReleasedTokenLayer::new(StubMinter::new(), by_header());
+    let response = ServiceBuilder::new().layer(layer).service(file).oneshot(put).await.unwrap();
+    assert_eq!(response.status(), StatusCode::PRECONDITION_FAILED);
+}
+
+#[tokio::test]
+async fn a_page_stays_private_when_a_renderer_takes_the_token_and_drops_the_promise() {
+    let said = &[("cache-control", "public")];
+    let layer = ReleasedTokenLayer::new(StubMinter::new(), by_header()).timing(MintTiming::OnExtraction);
+    let page = service_fn(async |mut request: Request<()>| {
+        let pending = request.extensions_mut().remove::<PendingToken>().unwrap();
+        let rendered = tokio::spawn(async move { pending.get().await.unwrap().unwrap().to_string() });
+        let mut response = Response::builder();
+        for (name, value) in said {
+            response = response.header(*name, *value);
+        }
+        Ok::<_, BoxError>(response.body(rendered.await.unwrap()).unwrap())
+    });
+    let response = ServiceBuilder::new().layer(layer).service(page).oneshot(request_from_ada(())).await.unwrap();
+    assert_eq!(response.headers()[CACHE_CONTROL], "private, no-store");
 }

@@ -9,12 +9,15 @@ mod behaviours;
 mod cache_safety;
 mod cancellation;
 mod client;
+mod driving;
 mod embed;
 mod extractors;
 mod faults;
 mod leaks;
+mod logs;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod nesting;
 mod proofs;
 mod properties;
 mod readiness;

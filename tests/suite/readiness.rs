@@ -1,6 +1,7 @@
 //! The Tower contract at both seams: the service inside, and the minter beside.
 
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::{Request, Response};
 use tokio_test::{assert_pending, assert_ready, assert_ready_ok};
@@ -165,4 +166,38 @@ where
 {
     std::future::poll_fn(|cx| service.poll_ready(cx)).await.unwrap();
     service.call(request).await.unwrap().into_body()
+}
+
+#[tokio::test]
+async fn a_mint_that_ends_with_its_first_poll_does_not_wake_its_own_task() {
+    for (timing, request) in [
+        (MintTiming::AlongsideHandler, Request::new(())),
+        (MintTiming::AlongsideHandler, request_from_ada(())),
+        (MintTiming::OnExtraction, Request::new(())),
+    ] {
+        let (mut service, mut inner) =
+            mock::spawn_layer(ReleasedTokenLayer::new(StubMinter::new(), by_header()).timing(timing));
+        assert_ready_ok!(service.poll_ready());
+        let mut response = tokio_test::task::spawn(service.call(request));
+        assert_pending!(response.poll());
+        assert!(!response.is_woken(), "{timing:?}: it would be polled once more for nothing");
+        let (_, reply) = inner.next_request().await.unwrap();
+        reply.send_response(Response::new(()));
+        assert_ready_ok!(response.poll());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stack_of_limits_around_a_minter_fails_fast_in_a_stall() {
+    let stalled = StubMinter::new().with_latency(Duration::from_secs(3600));
+    let minter =
+        ServiceBuilder::new().load_shed().concurrency_limit(8).timeout(Duration::from_secs(1)).service(stalled);
+    let layer = ReleasedTokenLayer::new(minter, by_header());
+    let page = ServiceBuilder::new()
+        .layer(layer)
+        .service_fn(async |_: Request<()>| Ok::<_, BoxError>(Response::new(tokio::time::Instant::now())));
+    let start = tokio::time::Instant::now();
+    let pages = (0..64).map(|_| call(page.clone(), request_from_ada(())));
+    let slowest = futures_util::future::join_all(pages).await.into_iter().max().unwrap() - start;
+    assert!(slowest <= Duration::from_secs(1), "{slowest:?}");
 }

@@ -1,0 +1,111 @@
+//! How the mints of a layer end: counted, and logged without flooding the log.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::error::{MintError, MintErrorKind};
+use crate::pending::Outcome;
+use crate::telemetry::{self, debug, warn};
+
+/// How often failures of one kind are warned of. During an outage a busy site would write a thousand lines a second.
+const WARN_EVERY: Duration = Duration::from_secs(1);
+
+/// Says how mints end. Shared by the services of one layer.
+#[derive(Debug, Default)]
+pub(crate) struct Outcomes {
+    /// By kind, when it was last warned of, and how many failures came since.
+    warned: Mutex<HashMap<MintErrorKind, Warned>>,
+}
+
+#[derive(Debug)]
+struct Warned {
+    at: Instant,
+    suppressed: u64,
+}
+
+impl Outcomes {
+    /// Counts a mint from its start. Dropped without an [`end`](Started::end), it was cancelled.
+    pub(crate) fn start(&self) -> Started<'_> {
+        Started { outcomes: self, has_ended: false }
+    }
+
+    fn log(&self, error: &MintError) {
+        let kind = error.kind();
+        // Pages that the circuit turns away: the circuit has warned when it opened.
+        if kind == MintErrorKind::CircuitOpen {
+            debug!("error.type" = kind.as_str(), "no auth token for this request: {error}");
+            return;
+        }
+        match self.may_warn(kind) {
+            Some(suppressed) => {
+                warn!("error.type" = kind.as_str(), suppressed = suppressed, "no auth token for this request: {error}");
+            }
+            None => debug!("error.type" = kind.as_str(), "no auth token for this request: {error}"),
+        }
+    }
+
+    /// Whether it is time to warn of this kind, and of how many others that came since the last warning.
+    fn may_warn(&self, kind: MintErrorKind) -> Option<u64> {
+        let now = Instant::now();
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        match warned.get_mut(&kind) {
+            Some(Warned { at, suppressed }) if now.duration_since(*at) < WARN_EVERY => {
+                *suppressed += 1;
+                None
+            }
+            before => {
+                let suppressed = before.map_or(0, |warned| warned.suppressed);
+                warned.insert(kind, Warned { at: now, suppressed: 0 });
+                Some(suppressed)
+            }
+        }
+    }
+}
+
+/// A mint under way.
+pub(crate) struct Started<'a> {
+    outcomes: &'a Outcomes,
+    has_ended: bool,
+}
+
+impl Started<'_> {
+    pub(crate) fn end(mut self, outcome: &Outcome) {
+        self.has_ended = true;
+        match outcome {
+            Ok(Some(_)) => telemetry::count_page("minted"),
+            Ok(None) => telemetry::count_page("anonymous"),
+            Err(error) => {
+                telemetry::count_page(error.kind().as_str());
+                self.outcomes.log(error);
+            }
+        }
+    }
+}
+
+impl Drop for Started<'_> {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            telemetry::count_page("cancelled");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_of_one_kind_are_warned_of_once_a_second_with_how_many_came_since() {
+        let outcomes = Outcomes::default();
+        assert_eq!(outcomes.may_warn(MintErrorKind::Timeout), Some(0));
+        assert_eq!(outcomes.may_warn(MintErrorKind::Timeout), None);
+        assert_eq!(outcomes.may_warn(MintErrorKind::Timeout), None);
+        assert_eq!(outcomes.may_warn(MintErrorKind::Connect), Some(0), "another kind");
+        let second_ago = Instant::now().checked_sub(WARN_EVERY).expect("the machine runs for longer");
+        outcomes.warned.lock().expect("nobody panics").get_mut(&MintErrorKind::Timeout).expect("warned of").at =
+            second_ago;
+        assert_eq!(outcomes.may_warn(MintErrorKind::Timeout), Some(2));
+        assert_eq!(outcomes.may_warn(MintErrorKind::Timeout), None);
+    }
+}

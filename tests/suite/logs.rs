@@ -1,0 +1,147 @@
+//! What an operator reads in the log of the layers.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::get;
+use futures_util::future::join_all;
+use http::{HeaderValue, Request, Response};
+use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
+use tower_released::embed::csp::{self, CspLayer};
+use tower_released::testing::{FakeReleased, Reply, StubMinter};
+use tower_released::{
+    AuthToken, InvalidUser, MintError, MintErrorKind, Minter, ReleasedTokenLayer, User, UserResolver, from_extractor,
+    resolver_fn,
+};
+use tower_sessions::{MemoryStore, Session, SessionManagerLayer};
+
+use crate::leaks::Log;
+use crate::support::{by_header, request_from_ada};
+
+/// Serves one page from Ada behind a layer with these two.
+async fn serve_one(minter: impl Minter, resolver: impl UserResolver + Clone) {
+    let page = service_fn(async |_: Request<()>| Ok::<_, BoxError>(Response::new(())));
+    let layer = ReleasedTokenLayer::new(minter, resolver);
+    ServiceBuilder::new().layer(layer).service(page).oneshot(request_from_ada(())).await.unwrap();
+}
+
+fn lines<'a>(text: &'a str, level: &str) -> Vec<&'a str> {
+    text.lines().filter(|line| line.contains(level) && line.contains("no auth token for this request")).collect()
+}
+
+#[tokio::test]
+async fn a_flood_of_failures_warns_once_a_second_and_tells_how_many_there_were() {
+    let (log, _guard) = Log::capture();
+    let minter = StubMinter::failing(MintError::new(MintErrorKind::Timeout));
+    let page = service_fn(async |_: Request<()>| Ok::<_, BoxError>(Response::new(())));
+    let service = ServiceBuilder::new().layer(ReleasedTokenLayer::new(minter, by_header())).service(page);
+    let pages = async |number| {
+        join_all((0..number).map(|_| service.clone().oneshot(request_from_ada(())))).await;
+    };
+    pages(200).await;
+    let text = log.text();
+    // The machine may have been so busy that a second went by.
+    assert!((1..=5).contains(&lines(&text, "WARN").len()), "{text}");
+    assert!(lines(&text, "DEBUG").len() >= 195, "each is there for debugging");
+
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    pages(1).await;
+    let text = log.text();
+    let last = *lines(&text, "WARN").last().unwrap();
+    let suppressed: usize = last.split("suppressed=").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert_eq!(suppressed, 200 - (lines(&text, "WARN").len() - 1), "{last}");
+    assert!(last.contains(r#"error.type="timeout""#), "{last}");
+}
+
+#[tokio::test]
+async fn pages_that_an_open_circuit_turns_away_are_not_warned_of() {
+    let (log, _guard) = Log::capture();
+    let released = FakeReleased::start().await.unwrap();
+    released.reply_always(Reply::status(500));
+    let client = released.client_builder().max_attempts(1).build().unwrap();
+    let page = service_fn(async |_: Request<()>| Ok::<_, BoxError>(Response::new(())));
+    let service = ServiceBuilder::new().layer(ReleasedTokenLayer::new(client, by_header())).service(page);
+    for _ in 0..50 {
+        service.clone().oneshot(request_from_ada(())).await.unwrap();
+    }
+    let text = log.text();
+    let warned = lines(&text, "WARN");
+    assert!(warned.iter().all(|line| line.contains(r#"error.type="unavailable""#)), "{warned:#?}");
+    let turned_away = lines(&text, "DEBUG").into_iter().filter(|line| line.contains("circuit_open")).count();
+    assert_eq!(turned_away, 45);
+}
+
+#[tokio::test]
+async fn an_extractor_whose_layer_is_missing_or_further_in_is_named() {
+    let resolver = || {
+        from_extractor((), |session: Session| {
+            Box::pin(async move {
+                let user = session.get::<String>("user").await?;
+                Ok::<_, BoxError>(user.map(|id| User::new(&id, format!("{id}@example.com"))))
+            })
+        })
+    };
+    let sessions = SessionManagerLayer::new(MemoryStore::default());
+    let app = || Router::new().route("/", get(async || ""));
+    let layer = || ReleasedTokenLayer::new(StubMinter::new(), resolver());
+    for wrong in [app().layer(layer()), app().layer(sessions.clone()).layer(layer())] {
+        let (log, _guard) = Log::capture_filtered("warn");
+        wrong.oneshot(Request::new(Body::empty())).await.unwrap();
+        let text = log.text();
+        for words in ["tower_sessions_core::session::Session", "500", "outside of the ReleasedTokenLayer"] {
+            assert!(text.contains(words), "{words} is not in {text}");
+        }
+    }
+    let (log, _guard) = Log::capture_filtered("warn");
+    app().layer(layer()).layer(sessions).oneshot(Request::new(Body::empty())).await.unwrap();
+    assert_eq!(log.text(), "");
+}
+
+#[tokio::test]
+async fn an_error_of_the_applications_own_resolver_is_not_printed() {
+    let (log, _guard) = Log::capture();
+    let failing = resolver_fn(|_| Err::<User, BoxError>("no row for ada@example.com".into()));
+    serve_one(StubMinter::new(), failing).await;
+    let text = log.text();
+    assert!(text.contains("log its error in the resolver") && !text.contains("example.com"), "{text}");
+
+    let invalid = resolver_fn(|_| Err::<User, InvalidUser>(InvalidUser::IdCharacter));
+    serve_one(StubMinter::new(), invalid).await;
+    assert!(log.text().contains("UserId::encode"), "{}", log.text());
+}
+
+#[tokio::test]
+async fn a_csp_layer_in_the_wrong_place_is_told_once() {
+    async fn page(token: Option<AuthToken>) -> String {
+        token.map_or_else(String::new, |token| token.to_string())
+    }
+    let policy = || {
+        tower::util::MapResponseLayer::new(|mut response: Response<Body>| {
+            let value = HeaderValue::from_static("font-src 'self'");
+            response.headers_mut().insert("content-security-policy", value);
+            response
+        })
+    };
+    let released = || ReleasedTokenLayer::new(StubMinter::new(), by_header());
+    let csp = || CspLayer::new(csp::strict());
+    let routes = || Router::new().route("/", get(page));
+    for (app, words) in [
+        (routes().route_layer(released()).layer(csp()).layer(policy()), "no Content-Security-Policy to merge into"),
+        (routes().route_layer(released()).layer(csp()), "no Content-Security-Policy to merge into"),
+        (routes().layer(policy()).layer(csp()).layer(released()), "inside of the ReleasedTokenLayer"),
+    ] {
+        let (log, _guard) = Log::capture_filtered("warn");
+        for _ in 0..3 {
+            app.clone().oneshot(request_from_ada(Body::empty())).await.unwrap();
+        }
+        let text = log.text();
+        assert_eq!((text.lines().count(), text.contains(words)), (1, true), "{text}");
+    }
+    let right = routes().route_layer(released()).layer(policy()).layer(csp());
+    let (log, _guard) = Log::capture_filtered("warn");
+    right.clone().oneshot(request_from_ada(Body::empty())).await.unwrap();
+    // Without a token there may be a response without a policy.
+    right.oneshot(Request::new(Body::empty())).await.unwrap();
+    assert_eq!(log.text(), "");
+}
