@@ -380,3 +380,187 @@ impl Drop for WakeOnDrop<'_> {
 fn interrupted() -> Outcome {
     Err(MintError::new(MintErrorKind::Interrupted))
 }
+
+#[cfg(all(test, not(tower_released_loom)))]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[test]
+    fn a_mint_is_polled_again_only_when_it_was_woken() {
+        let polls = Arc::<AtomicUsize>::default();
+        let waker = Arc::<Mutex<Option<Waker>>>::default();
+        let (_pending, driver) = Driver::new({
+            let (polls, waker) = (Arc::clone(&polls), Arc::clone(&waker));
+            Box::pin(poll_fn(move |cx| {
+                *waker.lock().expect("nobody panics") = Some(cx.waker().clone());
+                if polls.fetch_add(1, Ordering::Relaxed) < 2 { Poll::Pending } else { Poll::Ready(Ok(None)) }
+            }))
+        });
+        let cx = &mut Context::from_waker(Waker::noop());
+        let wake = || waker.lock().expect("nobody panics").take().expect("polled").wake();
+
+        for woken in 0..3 {
+            // As often as whatever else wakes the task.
+            for _ in 0..3 {
+                assert_eq!(driver.start(cx).is_ready(), woken == 2);
+                assert_eq!(polls.load(Ordering::Relaxed), woken + 1);
+            }
+            if woken < 2 {
+                wake();
+            }
+        }
+    }
+
+    #[test]
+    fn debug_does_not_wait_for_a_mint_that_prints_its_own_promise() {
+        let promise = Arc::<std::sync::OnceLock<PendingToken>>::default();
+        let (pending, driver) = Driver::new({
+            let promise = Arc::clone(&promise);
+            Box::pin(async move {
+                assert!(format!("{promise:?}").contains("PendingToken"));
+                Ok(None)
+            })
+        });
+        promise.set(pending).expect("the first");
+        assert!(driver.start(&mut Context::from_waker(Waker::noop())).is_ready());
+    }
+}
+
+/// Every order of events that the threads can have: RUSTFLAGS="--cfg tower_released_loom" cargo test --lib loom
+#[cfg(all(test, tower_released_loom))]
+mod loom {
+    use ::loom::future::{AtomicWaker, block_on};
+    use ::loom::sync::atomic::AtomicBool;
+    use ::loom::thread;
+
+    use super::*;
+
+    fn check(model: impl Fn() + Send + Sync + 'static) {
+        let mut builder = ::loom::model::Builder::new();
+        // More switches between threads than that find no more, and take for ever.
+        builder.preemption_bound = Some(3);
+        builder.check(model);
+    }
+
+    fn token() -> Outcome {
+        Ok(Some(AuthToken::new("t").expect("a token")))
+    }
+
+    /// What a mint waits for.
+    #[derive(Default)]
+    struct Gate {
+        is_open: AtomicBool,
+        waker: AtomicWaker,
+    }
+
+    impl Gate {
+        fn open(&self) {
+            self.is_open.store(true, Ordering::Release);
+            self.waker.wake();
+        }
+
+        /// A mint that ends when the gate is open.
+        fn mint(self: &Arc<Self>) -> Mint {
+            let gate = Arc::clone(self);
+            Box::pin(poll_fn(move |cx| {
+                gate.waker.register_by_ref(cx.waker());
+                if gate.is_open.load(Ordering::Acquire) { Poll::Ready(token()) } else { Poll::Pending }
+            }))
+        }
+    }
+
+    #[test]
+    fn nobody_who_waits_is_forgotten() {
+        check(|| {
+            let gate = Arc::<Gate>::default();
+            let (pending, driver) = Driver::new(gate.mint());
+            let other = thread::spawn({
+                let pending = pending.clone();
+                move || block_on(pending.get())
+            });
+            let opener = thread::spawn(move || gate.open());
+            assert!(matches!(block_on(pending.get()), Ok(Some(_))));
+            assert!(matches!(other.join().expect("no panic"), Ok(Some(_))));
+            opener.join().expect("no panic");
+            assert!(driver.leave());
+        });
+    }
+
+    #[test]
+    fn the_layer_goes_on_where_somebody_else_left_the_mint_alone() {
+        check(|| {
+            let gate = Arc::<Gate>::default();
+            let (pending, driver) = Driver::new(gate.mint());
+            let starter = thread::spawn({
+                let pending = pending.clone();
+                move || {
+                    let mut asked = std::pin::pin!(pending.get());
+                    let _ = asked.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+                    // Neither dropped nor polled any more while the layer waits.
+                    gate.open();
+                }
+            });
+            assert!(matches!(block_on(poll_fn(|cx| driver.drive(cx))), Ok(Some(_))));
+            starter.join().expect("no panic");
+            drop(pending);
+        });
+    }
+
+    #[test]
+    fn a_response_whose_token_was_taken_is_never_called_free_of_it() {
+        check(|| {
+            let (pending, driver) = Driver::new(Box::pin(async { token() }));
+            let renderer = thread::spawn(move || {
+                let token = block_on(pending.get());
+                drop(pending);
+                assert!(matches!(token, Ok(Some(_)) | Err(_)));
+                token.is_ok()
+            });
+            let may_carry_token = driver.leave();
+            let has_token = renderer.join().expect("no panic");
+            assert!(may_carry_token || !has_token, "the response would stay public");
+        });
+    }
+
+    #[test]
+    fn a_mint_that_outlives_the_head_gets_exactly_one_task() {
+        check(|| {
+            let gate = Arc::<Gate>::default();
+            let (pending, mut driver) = Driver::new(gate.mint());
+            let shared = driver.shared.take().expect("it is new");
+            let body = thread::spawn({
+                let shared = Arc::clone(&shared);
+                move || {
+                    let _ = shared.poll(&mut Context::from_waker(Waker::noop()), Asker::Holder);
+                }
+            });
+            let (may_carry_token, _) = shared.let_head_leave();
+            body.join().expect("no panic");
+            let state = shared.state();
+            assert!(matches!(&*state, State::Running(running) if running.is_detached), "nobody drives it");
+            assert!(may_carry_token);
+            drop(state);
+            drop(pending);
+        });
+    }
+
+    #[test]
+    fn the_task_ends_with_the_promises_last_clone() {
+        check(|| {
+            let gate = Arc::<Gate>::default();
+            let (pending, mut driver) = Driver::new(gate.mint());
+            let shared = driver.shared.take().expect("it is new");
+            let _ = shared.poll(&mut Context::from_waker(Waker::noop()), Asker::Starter);
+            assert_eq!(shared.let_head_leave(), (true, true));
+            let task = thread::spawn(move || block_on(poll_fn(|cx| shared.poll(cx, Asker::Starter))));
+            let clone = pending.clone();
+            let other = thread::spawn(move || drop(clone));
+            drop(pending);
+            other.join().expect("no panic");
+            let outcome = task.join().expect("no panic");
+            assert_eq!(outcome.expect_err("the gate stays shut").kind(), MintErrorKind::Interrupted);
+        });
+    }
+}
