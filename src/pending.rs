@@ -489,6 +489,17 @@ mod loom {
     }
 
     #[test]
+    fn a_wake_that_comes_during_a_poll_is_not_lost() {
+        check(|| {
+            let gate = Arc::<Gate>::default();
+            let (_pending, driver) = Driver::new(gate.mint());
+            let opener = thread::spawn(move || gate.open());
+            assert!(matches!(block_on(poll_fn(|cx| driver.start(cx))), Ok(Some(_))));
+            opener.join().expect("no panic");
+        });
+    }
+
+    #[test]
     fn the_layer_goes_on_where_somebody_else_left_the_mint_alone() {
         check(|| {
             let gate = Arc::<Gate>::default();
