@@ -40,8 +40,20 @@ fn filtered(api: &Server) -> Router {
 #[derive(Clone)]
 struct Other(#[expect(dead_code, reason = "the same to copy")] CurrentUser);
 
-fn nobody(api: &Server) -> Router {
-    let layer = ReleasedTokenLayer::new(client(api), from_extension(vouch)).timing(MintTiming::OnExtraction);
+fn nobody_on_extraction(api: &Server) -> Router {
+    nobody(api, MintTiming::OnExtraction)
+}
+
+fn nobody_alongside(api: &Server) -> Router {
+    nobody(api, MintTiming::AlongsideHandler)
+}
+
+fn nobody_before(api: &Server) -> Router {
+    nobody(api, MintTiming::BeforeHandler)
+}
+
+fn nobody(api: &Server, timing: MintTiming) -> Router {
+    let layer = ReleasedTokenLayer::new(client(api), from_extension(vouch)).timing(timing);
     Router::new()
         .route("/roadmap", get(async || "<!doctype html><title>Roadmap</title>"))
         .route_layer(layer)
@@ -51,9 +63,12 @@ fn nobody(api: &Server) -> Router {
 fn servers(criterion: &mut Criterion) {
     let mut ratios = Ratios::default();
     let mut group = criterion.benchmark_group("passthrough, CPU time of the server");
-    for (name, app, headers) in
-        [("filtered", filtered as fn(&Server) -> Router, IMAGE), ("nobody is signed in, OnExtraction", nobody, &[])]
-    {
+    for (name, app, headers) in [
+        ("filtered", filtered as fn(&Server) -> Router, IMAGE),
+        ("nobody is signed in, OnExtraction", nobody_on_extraction, &[]),
+        ("nobody is signed in, AlongsideHandler", nobody_alongside, &[]),
+        ("nobody is signed in, BeforeHandler", nobody_before, &[]),
+    ] {
         let mut without = Site::open(Server::api(), without_layer, headers, "Roadmap");
         let mut with = Site::open(Server::api(), app, headers, "Roadmap");
         group.bench_function(name, |bencher| {

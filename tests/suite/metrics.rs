@@ -1,13 +1,21 @@
 //! The numbers on an operator's dashboard.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::{Ready, ready};
 use std::time::Duration;
 
+use http::request::Parts;
+use http::{Request, Response};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
-use tower_released::testing::{FakeReleased, Reply};
-use tower_released::{ReleasedClient, SharedSecret};
+use tower::ServiceExt;
+use tower_released::testing::{FakeReleased, Reply, StubMinter};
+use tower_released::{
+    InvalidUser, MintError, MintErrorKind, MintTiming, ReleasedClient, ReleasedTokenLayer, SharedSecret, User,
+    resolver_fn,
+};
 
-use crate::support::ada;
+use crate::support::{ada, by_header, request_from_ada};
 
 /// Every metric with its labels, and how often or how much.
 type Numbers = HashMap<String, f64>;
@@ -115,4 +123,52 @@ fn no_label_tells_who_somebody_is() {
     for forbidden in ["ada", "example.com", "s3cret", "acc_fake"] {
         assert!(!names.contains(forbidden), "{names}");
     }
+}
+
+#[test]
+fn an_operator_can_tell_that_nobody_is_signed_in_from_that_nobody_can_be_vouched_for() {
+    let numbers = measured(async || {
+        let minter = StubMinter::new();
+        let down = StubMinter::failing(MintError::new(MintErrorKind::Timeout));
+        let nobody = resolver_fn(|_: &Parts| None::<User>);
+        let failing = resolver_fn(|_: &Parts| Err::<User, tower::BoxError>("the database is gone".into()));
+        let invalid = resolver_fn(|_: &Parts| Err::<User, InvalidUser>(InvalidUser::Email));
+        page(ReleasedTokenLayer::new(minter.clone(), by_header())).await;
+        page(ReleasedTokenLayer::new(minter.clone(), nobody.clone())).await;
+        page(ReleasedTokenLayer::new(minter.clone(), nobody)).await;
+        page(ReleasedTokenLayer::new(minter.clone(), failing)).await;
+        page(ReleasedTokenLayer::new(minter.clone(), invalid)).await;
+        page(ReleasedTokenLayer::new(down, by_header())).await;
+        // Nobody asks, so no page needs a token.
+        page(ReleasedTokenLayer::new(minter, by_header()).timing(MintTiming::OnExtraction)).await;
+        let slow = StubMinter::new().with_latency(Duration::from_secs(60));
+        let dropped = page(ReleasedTokenLayer::new(slow, by_header()));
+        let _ = tokio::time::timeout(Duration::from_millis(10), dropped).await;
+    });
+    let pages = |outcome: &str| numbers.get(&format!("released_pages_total outcome={outcome}")).copied();
+    for (outcome, count) in [
+        ("minted", 1.0),
+        ("anonymous", 2.0),
+        ("resolver", 1.0),
+        ("invalid_user", 1.0),
+        ("timeout", 1.0),
+        ("cancelled", 1.0),
+    ] {
+        assert_eq!(pages(outcome), Some(count), "{outcome}");
+    }
+}
+
+/// Serves one page from Ada.
+async fn page<L>(layer: L)
+where
+    L: tower::Layer<Handler>,
+    L::Service: tower::Service<Request<()>, Response = Response<()>, Error = Infallible>,
+{
+    layer.layer(tower::service_fn(handler as fn(_) -> _)).oneshot(request_from_ada(())).await.unwrap();
+}
+
+type Handler = tower::util::ServiceFn<fn(Request<()>) -> Ready<Result<Response<()>, Infallible>>>;
+
+fn handler(_: Request<()>) -> Ready<Result<Response<()>, Infallible>> {
+    ready(Ok(Response::new(())))
 }
