@@ -5,6 +5,7 @@
 #[cfg(feature = "metrics")]
 use tokio::time::Instant;
 
+use super::status::CircuitReason;
 use crate::error::MintError;
 
 /// How long a mint takes, by how it ends.
@@ -44,11 +45,26 @@ pub(crate) fn shed() {
     metrics::counter!("released_mint_shed_total").increment(1);
 }
 
-/// Whether the circuit breaker is open: 1 or 0.
-pub(crate) fn circuit_open(open: bool) {
+/// Every reason, at 0: a dashboard shows what does not happen, too.
+pub(crate) fn circuit_closed() {
     #[cfg(feature = "metrics")]
-    metrics::gauge!("released_circuit_open").set(if open { 1.0 } else { 0.0 });
-    let _ = open;
+    for reason in CircuitReason::ALL {
+        metrics::gauge!("released_circuit_open", "reason" => reason.as_str()).increment(0.0);
+    }
+}
+
+/// Counts a client where it is now, and no longer where it was. Never `set`: another client would be overwritten.
+pub(crate) fn circuit_changed(before: Option<CircuitReason>, after: Option<CircuitReason>) {
+    #[cfg(feature = "metrics")]
+    {
+        if let Some(reason) = before {
+            metrics::gauge!("released_circuit_open", "reason" => reason.as_str()).decrement(1.0);
+        }
+        if let Some(reason) = after {
+            metrics::gauge!("released_circuit_open", "reason" => reason.as_str()).increment(1.0);
+        }
+    }
+    let _ = (before, after);
 }
 
 /// Another secret is in use.
