@@ -14,7 +14,7 @@ use super::secret::{InvalidSecret, SharedSecret};
 use super::source::{SecretFile, SecretSource};
 use super::transport::{ConnectionLimits, Transport};
 use super::wire::TokenApi;
-use super::{Limit, ReleasedClient, Shared};
+use super::{Limit, ReleasedClient, Shared, metrics};
 
 /// How long a page waits for its token, everything included.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(3);
@@ -215,6 +215,7 @@ impl ReleasedClientBuilder {
             Some(client) => Transport::Reqwest(client),
             None => Transport::hyper(&endpoint, self.connections)?,
         };
+        metrics::describe();
         let shared = Shared {
             deadline: self.deadline,
             admission: Admission::new(self.circuit, self.deadline),

@@ -8,6 +8,29 @@ use tokio::time::Instant;
 use super::status::CircuitReason;
 use crate::error::MintError;
 
+/// Tells the recorder what each number is. The same texts again, from another client, change nothing.
+pub(crate) fn describe() {
+    #[cfg(feature = "metrics")]
+    {
+        use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+        describe_histogram!(
+            "released_mint_duration_seconds",
+            Unit::Seconds,
+            "How long mints take, by outcome: minted, or the kind of the error"
+        );
+        describe_gauge!("released_mints_in_flight", Unit::Count, "Mints that are under way, of all clients");
+        describe_gauge!(
+            "released_circuit_open",
+            Unit::Count,
+            "Clients whose mints fail at once, by reason: failing, throttled, refused"
+        );
+        describe_counter!("released_mint_retries_total", Unit::Count, "Attempts that were not a mint's first");
+        describe_counter!("released_mint_shed_total", Unit::Count, "Mints that failed because too many were in flight");
+        describe_counter!("released_secret_changes_total", Unit::Count, "Changes of the shared secret that were seen");
+    }
+}
+
 /// How long a mint takes, by how it ends.
 pub(crate) struct MintTimer {
     #[cfg(feature = "metrics")]
@@ -30,6 +53,24 @@ impl MintTimer {
             metrics::histogram!("released_mint_duration_seconds", "outcome" => outcome).record(took);
         }
         let _ = (self, result);
+    }
+}
+
+/// Counts a mint for as long as it is in flight.
+pub(crate) struct InFlight(());
+
+impl InFlight {
+    pub(crate) fn start() -> Self {
+        #[cfg(feature = "metrics")]
+        metrics::gauge!("released_mints_in_flight").increment(1.0);
+        Self(())
+    }
+}
+
+#[cfg(feature = "metrics")]
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        metrics::gauge!("released_mints_in_flight").decrement(1.0);
     }
 }
 

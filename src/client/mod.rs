@@ -41,7 +41,7 @@ pub use self::builder::ReleasedClientBuilder;
 pub use self::config_error::ConfigError;
 pub use self::endpoint::InvalidEndpoint;
 use self::exchange::Exchange;
-use self::metrics::MintTimer;
+use self::metrics::{InFlight, MintTimer};
 pub use self::secret::{InvalidSecret, SharedSecret};
 pub use self::source::{SecretFile, SecretFileError, SecretSource};
 use self::trace::{ExchangeSpan, MintSpan};
@@ -210,22 +210,34 @@ struct Limit {
     patience: Duration,
 }
 
+/// A mint's place among those in flight.
+struct Place<'a> {
+    _permit: SemaphorePermit<'a>,
+    _counted: InFlight,
+}
+
 impl Limit {
     fn new(places: usize, patience: Duration) -> Self {
         Self { places: Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS)), patience }
     }
 
-    fn try_enter(&self) -> Option<SemaphorePermit<'_>> {
-        self.places.try_acquire().ok()
+    fn try_enter(&self) -> Option<Place<'_>> {
+        self.places.try_acquire().ok().map(Place::new)
     }
 
-    async fn enter(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, MintError> {
+    async fn enter(&self, deadline: Instant) -> Result<Place<'_>, MintError> {
         let left = deadline.saturating_duration_since(Instant::now());
-        if let Ok(Ok(place)) = timeout(left.min(self.patience), self.places.acquire()).await {
-            return Ok(place);
+        if let Ok(Ok(permit)) = timeout(left.min(self.patience), self.places.acquire()).await {
+            return Ok(Place::new(permit));
         }
         metrics::shed();
         Err(MintError::new(MintErrorKind::Overloaded))
+    }
+}
+
+impl<'a> Place<'a> {
+    fn new(permit: SemaphorePermit<'a>) -> Self {
+        Self { _permit: permit, _counted: InFlight::start() }
     }
 }
 
