@@ -32,6 +32,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tower::Service;
 
 use crate::error::{MintError, MintErrorKind};
+use crate::telemetry::MintSpan;
 use crate::token::AuthToken;
 use crate::user::User;
 
@@ -44,7 +45,7 @@ use self::exchange::Exchange;
 use self::metrics::{InFlight, MintTimer};
 pub use self::secret::{InvalidSecret, SharedSecret};
 pub use self::source::{SecretFile, SecretFileError, SecretSource};
-use self::trace::{ExchangeSpan, MintSpan};
+use self::trace::ExchangeSpan;
 pub use self::wire::TokenApi;
 
 /// The parts that read what others wrote, for the fuzz targets.
@@ -118,7 +119,7 @@ impl Shared {
         // A probe asks once: it is there to find out, not to succeed at any price.
         let attempts = if ticket.is_probe() { 1 } else { u32::MAX };
         let sent = Sent::default();
-        let result = self.attempts.run(deadline, attempts, |number| self.attempt(user, number, &sent)).await;
+        let result = self.attempts.run(deadline, attempts, |number, end| self.attempt(user, number, end, &sent)).await;
         ticket.report(self.verdict(&result, user, &sent), result.as_ref().err());
         drop(place);
         result
@@ -160,14 +161,14 @@ impl Shared {
         }
     }
 
-    /// One attempt, and a second exchange within it if the secret was changed in the meantime.
-    async fn attempt(&self, user: &User, number: u32, sent: &Sent) -> Result<AuthToken, Failure> {
+    /// One attempt, which is given until `end`, and a second exchange within it if the secret was changed in the meantime.
+    async fn attempt(&self, user: &User, number: u32, end: Instant, sent: &Sent) -> Result<AuthToken, Failure> {
         if number > 1 {
             // Another mint may have been told to wait during the pause.
             self.admission.check_hold(Instant::now()).map_err(Failure::lasting)?;
         }
         let exchange = async |secret: &SharedSecret| {
-            let span = ExchangeSpan::new(&self.exchange.endpoint, sent.exchanges.fetch_add(1, Ordering::Relaxed));
+            let span = ExchangeSpan::new(&self.exchange.endpoint, sent.exchanges.fetch_add(1, Ordering::Relaxed), end);
             let result = span.around(self.exchange.run(user, secret, &span)).await;
             span.end(&result);
             result
@@ -276,10 +277,16 @@ impl ReleasedClient {
     ///
     /// Dropping the future cancels the mint and closes its connection.
     pub async fn mint(&self, user: &User) -> Result<AuthToken, MintError> {
-        let timer = MintTimer::start();
         let span = MintSpan::new();
-        let result = span.around(self.shared.mint(user)).await;
+        let result = span.around(self.mint_without_span(user)).await;
         span.end(&result);
+        result
+    }
+
+    /// For callers who open a span of their own around it.
+    async fn mint_without_span(&self, user: &User) -> Result<AuthToken, MintError> {
+        let timer = MintTimer::start();
+        let result = self.shared.mint(user).await;
         timer.stop(&result);
         result
     }
@@ -313,7 +320,8 @@ impl Service<User> for ReleasedClient {
 
     fn call(&mut self, user: User) -> MintFuture {
         let client = self.clone();
-        MintFuture { mint: Box::pin(async move { client.mint(&user).await }) }
+        // A layer's span is around the resolver, too, so that its failures are in it.
+        MintFuture { mint: Box::pin(async move { client.mint_without_span(&user).await }) }
     }
 }
 
