@@ -1,4 +1,22 @@
-//! The minter over HTTP. Nothing in here knows of requests to the application, or of handlers.
+//! The client of Released's token API: the minter that most applications use.
+//!
+//! [`ReleasedClient`] mints, [`ReleasedClientBuilder`] chooses how, [`SecretSource`] says where the shared secret comes
+//! from, and [`Status`] tells a readiness page how it goes. The types of this module are at the crate's root, too, except for
+//! those of the status.
+//!
+//! # Example
+//!
+//! ```
+//! use tower_released::ReleasedClient;
+//! use tower_released::client::CircuitState;
+//!
+//! # fn main() -> Result<(), tower_released::ConfigError> {
+//! let released = ReleasedClient::builder("account", "secret").endpoint("http://127.0.0.1:9/token").build()?;
+//! assert_eq!(released.status().circuit, CircuitState::Closed);
+//! # Ok(()) }
+//! ```
+
+// Nothing in here knows of requests to the application, or of handlers.
 
 mod admission;
 mod attempts;
@@ -45,6 +63,7 @@ use self::exchange::Exchange;
 use self::metrics::{InFlight, MintTimer};
 pub use self::secret::{InvalidSecret, SharedSecret};
 pub use self::source::{SecretFile, SecretFileError, SecretSource};
+pub use self::status::{CircuitReason, CircuitState, LastError, Status};
 use self::trace::ExchangeSpan;
 pub use self::wire::TokenApi;
 
@@ -207,6 +226,7 @@ struct Sent {
 /// How many mints may be in flight, so that a slow Released does not eat the server.
 struct Limit {
     places: Semaphore,
+    size: usize,
     /// How long a mint waits for a place.
     patience: Duration,
 }
@@ -219,7 +239,8 @@ struct Place<'a> {
 
 impl Limit {
     fn new(places: usize, patience: Duration) -> Self {
-        Self { places: Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS)), patience }
+        let size = places.clamp(1, Semaphore::MAX_PERMITS);
+        Self { places: Semaphore::new(size), size, patience }
     }
 
     fn try_enter(&self) -> Option<Place<'_>> {
@@ -233,6 +254,10 @@ impl Limit {
         }
         metrics::shed();
         Err(MintError::new(MintErrorKind::Overloaded))
+    }
+
+    fn in_flight(&self) -> usize {
+        self.size.saturating_sub(self.places.available_permits())
     }
 }
 
@@ -289,6 +314,35 @@ impl ReleasedClient {
         let result = self.shared.mint(user).await;
         timer.stop(&result);
         result
+    }
+
+    /// Tells how it goes with Released, from what the mints so far have seen. Sends nothing and waits for nothing.
+    ///
+    /// Clones share their status. Show it on a page for operators. Do not take a server out of service because of it: without
+    /// a token its pages still work, and the other servers fare no better.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use tower_released::ReleasedClient;
+    ///
+    /// /// The line about Released on a readiness page.
+    /// async fn readiness(released: ReleasedClient) -> String {
+    ///     let status = released.status();
+    ///     match status.circuit.reason() {
+    ///         None => format!("released: ok, {} mints in flight", status.mints_in_flight),
+    ///         Some(reason) => format!("released: degraded ({}, {})", status.circuit.as_str(), reason.as_str()),
+    ///     }
+    /// }
+    /// # let released = ReleasedClient::builder("account", "secret").endpoint("http://127.0.0.1:9/").build().unwrap();
+    /// # let line = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(readiness(released));
+    /// # assert_eq!(line, "released: ok, 0 mints in flight");
+    /// ```
+    pub fn status(&self) -> Status {
+        let Shared { admission, limit, secret, .. } = &*self.shared;
+        let (circuit, last_success, last_error) = admission.status();
+        let (mints_in_flight, secret_generation) = (limit.in_flight(), secret.generation());
+        Status { circuit, mints_in_flight, last_success, last_error, secret_generation }
     }
 
     /// Opens a connection, so that the first mint need not: call it before the server takes traffic.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::sync::watch;
+use tower_released::client::{CircuitReason, CircuitState};
 use tower_released::testing::{FakeReleased, Reply};
 use tower_released::{MintErrorKind, ReleasedClient, SecretFile, SharedSecret, User};
 use tracing::span;
@@ -262,4 +263,91 @@ fn a_subscriber_may_format_the_client_in_any_of_its_events() {
     for message in ["Released keeps failing", "Released answers again", "Released asked to"] {
         assert!(told.iter().any(|told| told.contains(message) && told.contains("ReleasedClient {")), "{told:?}");
     }
+}
+
+#[tokio::test]
+async fn the_status_tells_of_an_outage_and_of_a_rotation() {
+    let released = FakeReleased::start().await.unwrap();
+    let (push, secret) = watch::channel(SharedSecret::new(released.shared_secret()).unwrap());
+    let short = Duration::from_secs(1);
+    let client =
+        released.client_builder().secret_source(secret).max_attempts(1).circuit_open_for(short, short).build().unwrap();
+    let status = client.status();
+    assert_eq!((status.circuit, status.mints_in_flight, status.secret_generation), (CircuitState::Closed, 0, 1));
+    assert!(status.last_success.is_none() && status.last_error.is_none());
+
+    assert_eq!(kind_of(&client, &ada()).await, None);
+    assert!(client.status().last_success.unwrap() < Duration::from_secs(10));
+    released.set_latency(Duration::from_secs(60));
+    let user = ada();
+    tokio::select! {
+        _ = client.mint(&user) => panic!("the API takes a minute"),
+        () = async {
+            released.wait_until(|counts| counts.in_flight == 1).await;
+            assert_eq!(client.status().mints_in_flight, 1);
+        } => {}
+    }
+    released.wait_until(|counts| counts.in_flight == 0).await;
+    assert_eq!(client.status().mints_in_flight, 0);
+
+    released.recover();
+    released.reply_always(Reply::status(500));
+    for _ in 0..5 {
+        assert_eq!(kind_of(&client, &ada()).await, Some(MintErrorKind::Unavailable));
+    }
+    assert_eq!(kind_of(&client, &ada()).await, Some(MintErrorKind::CircuitOpen));
+    let status = client.status();
+    let CircuitState::Open { reason: CircuitReason::Failing, remaining, .. } = status.circuit else {
+        panic!("{status:?}")
+    };
+    assert!(remaining <= short.mul_f64(1.2), "{remaining:?}");
+    // Not of the mint that was turned away.
+    let last_error = status.last_error.unwrap();
+    assert_eq!(last_error.kind, MintErrorKind::Unavailable);
+    assert!(last_error.age <= status.last_success.unwrap());
+    assert_eq!((status.circuit.as_str(), status.circuit.reason().unwrap().as_str()), ("open", "failing"));
+
+    tokio::time::sleep(short.mul_f64(1.3)).await;
+    let status = client.status();
+    assert!(matches!(status.circuit, CircuitState::Open { remaining: Duration::ZERO, .. }), "{status:?}");
+    released.set_latency(Duration::from_secs(60));
+    tokio::select! {
+        _ = client.mint(&user) => panic!("the API takes a minute"),
+        () = async {
+            released.wait_until(|counts| counts.in_flight == 1).await;
+            assert_eq!(client.status().circuit.as_str(), "probing");
+        } => {}
+    }
+    released.recover();
+    released.set_latency(Duration::ZERO);
+    assert_eq!(kind_of(&client, &ada()).await, None);
+    assert_eq!(client.status().circuit, CircuitState::Closed);
+
+    push.send_replace(SharedSecret::new(released.rotate_secret()).unwrap());
+    assert_eq!(kind_of(&client, &ada()).await, None);
+    assert_eq!(client.status().secret_generation, 2);
+    let printed = format!("{:?}", client.status());
+    for forbidden in ["ada", "example.com", &released.shared_secret()] {
+        assert!(!printed.contains(forbidden), "{printed}");
+    }
+}
+
+#[tokio::test]
+async fn the_status_names_a_refused_secret_and_a_request_to_wait() {
+    let released = FakeReleased::start().await.unwrap();
+    let client = released.client().unwrap();
+    released.reply_always(Reply::status(401));
+    for page in 0..5 {
+        assert_eq!(kind_of(&client, &user(page)).await, Some(MintErrorKind::Unauthorized));
+    }
+    assert_eq!(client.status().circuit.reason(), Some(CircuitReason::Refused));
+    assert_eq!(client.status().last_error.unwrap().kind, MintErrorKind::Unauthorized);
+
+    let client = released.client().unwrap();
+    released.reply_always(Reply::status(429).header("retry-after", "20"));
+    assert_eq!(kind_of(&client, &ada()).await, Some(MintErrorKind::RateLimited));
+    let CircuitState::Open { reason: CircuitReason::Throttled, remaining, .. } = client.status().circuit else {
+        panic!("{:?}", client.status())
+    };
+    assert!(remaining <= Duration::from_secs(20));
 }
