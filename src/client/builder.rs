@@ -5,8 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::admission::{Admission, CircuitLimits};
+use super::admission::Admission;
 use super::attempts::{AttemptLimits, Attempts};
+use super::circuit::CircuitLimits;
 use super::config_error::ConfigError;
 use super::endpoint::Endpoint;
 use super::exchange::Exchange;

@@ -21,6 +21,7 @@
 mod admission;
 mod attempts;
 mod builder;
+mod circuit;
 mod config_error;
 mod connector;
 mod endpoint;
@@ -54,9 +55,10 @@ use crate::telemetry::MintSpan;
 use crate::token::AuthToken;
 use crate::user::User;
 
-use self::admission::{Admission, Ticket, Verdict};
+use self::admission::{Admission, Ticket};
 use self::attempts::{Attempts, Failure};
 pub use self::builder::ReleasedClientBuilder;
+use self::circuit::Verdict;
 pub use self::config_error::ConfigError;
 pub use self::endpoint::InvalidEndpoint;
 use self::exchange::Exchange;
