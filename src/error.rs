@@ -40,13 +40,14 @@ pub struct MintError {
     kind: MintErrorKind,
     status: Option<StatusCode>,
     retry_after: Option<Duration>,
+    is_turned_away: bool,
     source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
 impl MintError {
     /// An error of this kind.
     pub fn new(kind: MintErrorKind) -> Self {
-        Self { kind, status: None, retry_after: None, source: None }
+        Self { kind, status: None, retry_after: None, is_turned_away: false, source: None }
     }
 
     /// Adds when it makes sense to try again.
@@ -70,6 +71,19 @@ impl MintError {
     #[cfg(feature = "client")]
     pub(crate) fn status(&self) -> Option<StatusCode> {
         self.status
+    }
+
+    /// Of a mint that fails at once for this long, because of what became of others.
+    #[cfg(feature = "client")]
+    pub(crate) fn turned_away(kind: MintErrorKind, left: Duration) -> Self {
+        Self { is_turned_away: true, ..Self::new(kind).with_retry_after(left) }
+    }
+
+    /// Whether the mint was not sent because of what became of others: Released keeps failing, asked to wait, or refuses
+    /// the secret. The circuit has logged that once.
+    #[cfg_attr(not(feature = "client"), allow(dead_code))]
+    pub(crate) fn is_turned_away(&self) -> bool {
+        self.is_turned_away
     }
 
     /// Of which kind it is.

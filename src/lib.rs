@@ -11,7 +11,8 @@
 mod axum;
 mod cache;
 #[cfg(feature = "client")]
-mod client;
+#[cfg_attr(docsrs, doc(cfg(feature = "client")))]
+pub mod client;
 #[cfg(all(feature = "client", feature = "axum", any(doc, doctest)))]
 #[cfg_attr(docsrs, doc(cfg(feature = "client")))]
 pub mod docs;
@@ -41,6 +42,7 @@ pub use crate::axum::{ExtractedUser, NowOrBoxed, from_extractor, token_endpoint}
 pub use crate::client::fuzzing;
 #[cfg(feature = "client")]
 #[cfg_attr(docsrs, doc(cfg(feature = "client")))]
+#[doc(inline)]
 pub use crate::client::{
     ConfigError, InvalidEndpoint, InvalidSecret, MintFuture, ReleasedClient, ReleasedClientBuilder, SecretFile,
     SecretFileError, SecretSource, SharedSecret, TokenApi,

@@ -32,12 +32,9 @@ impl Outcomes {
 
     fn log(&self, error: &MintError) {
         let kind = error.kind();
-        // Pages that the circuit turns away: the circuit has warned when it opened.
-        if kind == MintErrorKind::CircuitOpen {
-            debug!("error.type" = kind.as_str(), "no auth token for this request: {error}");
-            return;
-        }
-        match self.may_warn(kind) {
+        // For pages that the circuit turns away, the circuit has warned when it opened.
+        let warns = if error.is_turned_away() { None } else { self.may_warn(kind) };
+        match warns {
             Some(suppressed) => {
                 warn!("error.type" = kind.as_str(), suppressed = suppressed, "no auth token for this request: {error}");
             }

@@ -17,6 +17,7 @@ use crate::layer::{MintTiming, ReleasedTokenLayer, TokenPolicy};
 use crate::pending::{Driver, Mint, PendingToken};
 use crate::resolver::UserResolver;
 use crate::skipped;
+use crate::telemetry::MintSpan;
 use crate::token::AuthToken;
 use crate::user::{InvalidUser, User};
 
@@ -97,7 +98,9 @@ where
                 let token = minter.call(user).await.map_err(Into::into)?;
                 Ok(Some(token))
             };
-            let outcome = mint.await;
+            let span = MintSpan::new();
+            let outcome = span.around(mint).await;
+            span.end(&outcome);
             started.end(&outcome);
             outcome
         })

@@ -78,13 +78,14 @@ impl Attempts {
         Self { limits, budget: TpsBudget::new(BUDGET_WINDOW, 1, budget) }
     }
 
-    /// Calls `attempt` with 1, 2, 3 until it succeeds, or there is no sense in another one.
+    /// Calls `attempt` with 1, 2, 3 until it succeeds, or there is no sense in another one; and with the time until which it
+    /// may take.
     /// `at_most` so often, if that is less than its own maximum.
     pub(crate) async fn run<T, A>(
         &self,
         deadline: Instant,
         at_most: u32,
-        attempt: impl Fn(u32) -> A,
+        attempt: impl Fn(u32, Instant) -> A,
     ) -> Result<T, MintError>
     where
         A: Future<Output = Result<T, Failure>>,
@@ -93,7 +94,7 @@ impl Attempts {
         let mut number = 1;
         loop {
             let end = deadline.min(Instant::now() + self.limits.timeout);
-            let failure = match timeout_at(end, attempt(number)).await {
+            let failure = match timeout_at(end, attempt(number, end)).await {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(failure)) => failure,
                 Err(_elapsed) => Failure::transient(MintError::new(MintErrorKind::Timeout)),
@@ -158,7 +159,7 @@ mod tests {
     async fn run(attempts: &Attempts, fail: impl Fn(u32) -> Option<Failure>) -> (bool, u32, Duration) {
         let (start, calls) = (Instant::now(), Cell::new(0));
         let result = attempts
-            .run(start + DEADLINE, u32::MAX, |number| {
+            .run(start + DEADLINE, u32::MAX, |number, _| {
                 calls.set(number);
                 let failure = fail(number);
                 async { failure.map_or(Ok(()), Err) }
@@ -181,7 +182,7 @@ mod tests {
     async fn a_caller_may_allow_fewer_attempts() {
         let calls = Cell::new(0);
         let attempts = attempts();
-        let once = attempts.run(Instant::now() + DEADLINE, 1, |number| {
+        let once = attempts.run(Instant::now() + DEADLINE, 1, |number, _| {
             calls.set(number);
             async { Err::<(), _>(transient()) }
         });
@@ -199,7 +200,7 @@ mod tests {
     async fn an_attempt_that_stalls_leaves_time_for_another() {
         let start = Instant::now();
         let result = attempts()
-            .run(start + DEADLINE, u32::MAX, |number| async move {
+            .run(start + DEADLINE, u32::MAX, |number, _| async move {
                 if number == 1 {
                     sleep(Duration::from_secs(60)).await;
                 }
@@ -214,7 +215,7 @@ mod tests {
     async fn two_stalls_end_within_the_deadline() {
         let (start, calls) = (Instant::now(), Cell::new(0));
         let result = attempts()
-            .run(start + DEADLINE, u32::MAX, |number| {
+            .run(start + DEADLINE, u32::MAX, |number, _| {
                 calls.set(number);
                 async { std::future::pending::<Result<(), Failure>>().await }
             })
@@ -245,7 +246,7 @@ mod tests {
     async fn there_is_no_attempt_without_time_for_it() {
         let start = Instant::now();
         let attempts = attempts();
-        let result = attempts.run(start + Duration::from_millis(260), u32::MAX, |_| async {
+        let result = attempts.run(start + Duration::from_millis(260), u32::MAX, |_, _| async {
             sleep(Duration::from_millis(20)).await;
             Err::<(), _>(transient())
         });
@@ -261,7 +262,7 @@ mod tests {
             // Without pauses between the mints, so that none of the budget comes back with time.
             let deadline = Instant::now() + DEADLINE;
             let _ = attempts
-                .run(deadline, u32::MAX, |_| {
+                .run(deadline, u32::MAX, |_, _| {
                     calls.set(calls.get() + 1);
                     async { Err::<(), _>(transient()) }
                 })
@@ -293,7 +294,7 @@ mod tests {
                 let start = Instant::now();
                 for (failures, wait) in &mints {
                     let _ = attempts
-                        .run(Instant::now() + DEADLINE, u32::MAX, |number| {
+                        .run(Instant::now() + DEADLINE, u32::MAX, |number, _| {
                             calls.set(calls.get() + 1);
                             let failure = (number <= *failures).then(transient);
                             async { failure.map_or(Ok(()), Err) }

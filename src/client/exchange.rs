@@ -64,7 +64,7 @@ impl Exchange {
         let body = {
             let reply =
                 self.transport.send(self.request(user, secret)).await.map_err(|error| transport_failure(&*error))?;
-            span.status(reply.status());
+            span.answered(reply.status(), reply.version());
             // The body of a refusal is never read: nothing in it is documented, and it may quote what was sent.
             if !reply.status().is_success() {
                 return Err(refusal(reply.status(), reply.headers()));

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ pub struct SecretSource {
     source: Source,
     /// The one that was last used, to tell when another comes.
     in_use: Arc<Mutex<Option<SharedSecret>>>,
+    /// How often another one came.
+    changes: Arc<AtomicU64>,
 }
 
 #[derive(Clone, Debug)]
@@ -81,7 +84,7 @@ impl From<watch::Receiver<SharedSecret>> for SecretSource {
 
 impl SecretSource {
     fn new(source: Source) -> Self {
-        Self { source, in_use: Arc::default() }
+        Self { source, in_use: Arc::default(), changes: Arc::default() }
     }
 
     /// The secret as it is known now. Nobody waits for a file.
@@ -106,6 +109,11 @@ impl SecretSource {
         (secret != *refused).then_some(secret)
     }
 
+    /// 1 for the first secret, and one more for each change that was seen.
+    pub(crate) fn generation(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed) + 1
+    }
+
     /// Tells operators that a rotation has arrived.
     fn note(&self, secret: &SharedSecret) {
         let before = {
@@ -116,6 +124,7 @@ impl SecretSource {
             in_use.replace(secret.clone())
         };
         if before.is_some() {
+            self.changes.fetch_add(1, Ordering::Relaxed);
             info!("the shared secret was changed, and the new one is used from now on");
             super::metrics::secret_changed();
         }

@@ -5,6 +5,7 @@
 
 mod support;
 
+mod admission;
 mod behaviours;
 mod cache_safety;
 mod cancellation;
