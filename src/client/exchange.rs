@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
@@ -12,6 +13,7 @@ use hyper_util::client::legacy;
 
 use super::attempts::Failure;
 use super::endpoint::Endpoint;
+use super::pool::{Allowance, Pools, Waiting};
 use super::secret::SharedSecret;
 use super::trace::ExchangeSpan;
 use super::transport::{ReplyBody, Transport};
@@ -27,14 +29,14 @@ const MAX_REPLY_BYTES: usize = 16 * 1024;
 pub(crate) struct Exchange {
     pub(crate) endpoint: Endpoint,
     pub(crate) api: TokenApi,
-    transport: Transport,
+    pools: Pools,
     account_id: String,
     /// What every request says. The places of the secret and of the length are kept for them.
     headers: HeaderMap,
 }
 
 impl Exchange {
-    pub(crate) fn new(transport: Transport, endpoint: Endpoint, api: TokenApi, account_id: String) -> Self {
+    pub(crate) fn new(pools: Pools, endpoint: Endpoint, api: TokenApi, account_id: String) -> Self {
         // All that is sent, so that no copy has to grow; and with room to spare, for whoever asks for a place in a full
         // map has it grow even if the place is taken.
         let mut headers = HeaderMap::with_capacity(12);
@@ -45,13 +47,13 @@ impl Exchange {
         headers.insert(AUTHORIZATION, HeaderValue::from_static(""));
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static(""));
         // A client of the application's own adds what it thinks right.
-        if let Transport::Hyper(_) = transport {
+        if let Transport::Hyper(_) = pools.current().transport {
             if let Some(host) = endpoint.uri().authority().and_then(|host| host.as_str().parse().ok()) {
                 headers.insert(HOST, host);
             }
             headers.insert(USER_AGENT, HeaderValue::from_static(Transport::USER_AGENT));
         }
-        Self { endpoint, api, transport, account_id, headers }
+        Self { endpoint, api, pools, account_id, headers }
     }
 
     /// Asks once. Dropping the future closes the connection unless the answer was complete.
@@ -60,18 +62,35 @@ impl Exchange {
         user: &User,
         secret: &SharedSecret,
         span: &ExchangeSpan,
+        waiting: &Waiting,
     ) -> Result<AuthToken, Failure> {
+        let pool = self.pools.current();
+        waiting.begin(&pool);
         let body = {
             let reply =
-                self.transport.send(self.request(user, secret)).await.map_err(|error| transport_failure(&*error))?;
+                pool.transport.send(self.request(user, secret)).await.map_err(|error| transport_failure(&*error))?;
             span.status(reply.status());
             // The body of a refusal is never read: nothing in it is documented, and it may quote what was sent.
             if !reply.status().is_success() {
+                waiting.end();
                 return Err(refusal(reply.status(), reply.headers()));
             }
             reply.into_body()
         };
-        parse_reply(&read_capped(body).await?).map_err(Failure::lasting)
+        let token = parse_reply(&read_capped(body).await?).map_err(Failure::lasting)?;
+        pool.allowance.earn();
+        Ok(token)
+    }
+
+    /// Says that an attempt ended without an answer. Its connection may be dead, and those in its pool with it, so the next
+    /// one opens a new connection. Tells how many attempts more there may be for it.
+    pub(crate) fn ended_without_answer(&self, waiting: &Waiting) -> Option<Arc<Allowance>> {
+        self.pools.retire(&waiting.take()?)
+    }
+
+    /// Leaves the connections that there are: whatever is sent from now on opens a new one.
+    pub(crate) fn renew_connections(&self) {
+        self.pools.renew();
     }
 
     /// Opens a connection and leaves it in the pool. It carries neither the secret nor anybody's data, so whatever is
@@ -84,7 +103,7 @@ impl Exchange {
         for name in [AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE] {
             request.headers_mut().remove(name);
         }
-        match self.transport.send(request).await {
+        match self.pools.current().transport.send(request).await {
             Ok(_) => Ok(()),
             Err(error) => Err(transport_failure(&*error).error),
         }

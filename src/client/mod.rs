@@ -9,6 +9,7 @@ mod endpoint;
 mod exchange;
 mod gate;
 mod metrics;
+mod pool;
 mod retry_after;
 mod secret;
 mod source;
@@ -42,6 +43,7 @@ pub use self::endpoint::InvalidEndpoint;
 use self::exchange::Exchange;
 use self::gate::Gate;
 use self::metrics::MintTimer;
+use self::pool::Waiting;
 pub use self::secret::{InvalidSecret, SharedSecret};
 pub use self::source::{SecretFile, SecretFileError, SecretSource};
 use self::trace::{ExchangeSpan, MintSpan};
@@ -115,7 +117,13 @@ impl Shared {
         // A probe asks once: it is there to find out, not to succeed at any price.
         let attempts = if admission.is_probe() { 1 } else { u32::MAX };
         let sent = Sent::default();
-        let result = self.attempts.run(deadline, attempts, |number| self.attempt(user, number, &sent)).await;
+        if admission.is_probe() {
+            // The connections in the pool may have died since it was last used.
+            self.exchange.renew_connections();
+        }
+        let without_answer = || self.exchange.ended_without_answer(&sent.waiting);
+        let result =
+            self.attempts.run(deadline, attempts, |number| self.attempt(user, number, &sent), without_answer).await;
         admission.report(verdict(&result));
         if let Err(error) = &result {
             // Only what was too long to wait for is left of it.
@@ -134,7 +142,7 @@ impl Shared {
         }
         let exchange = async |secret: &SharedSecret| {
             let span = ExchangeSpan::new(&self.exchange.endpoint, sent.exchanges.fetch_add(1, Ordering::Relaxed));
-            let result = span.around(self.exchange.run(user, secret, &span)).await;
+            let result = span.around(self.exchange.run(user, secret, &span, &sent.waiting)).await;
             span.end(&result);
             result
         };
@@ -157,6 +165,7 @@ struct Sent {
     exchanges: AtomicU32,
     /// Once more, because the secret was changed.
     again: AtomicBool,
+    waiting: Waiting,
 }
 
 /// What the end of a mint tells about Released's health.

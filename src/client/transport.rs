@@ -22,6 +22,7 @@ use tower::BoxError;
 use super::config_error::ConfigError;
 use super::connector::{Within, tcp};
 use super::endpoint::Endpoint;
+use super::pool::Pools;
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
 use super::tls::Tls;
 
@@ -65,8 +66,8 @@ impl Transport {
     /// What hyper's client is called. The application's own has a name of its own.
     pub(crate) const USER_AGENT: &str = concat!("tower-released/", env!("CARGO_PKG_VERSION"));
 
-    /// Over hyper, to this endpoint and to nowhere else.
-    pub(crate) fn hyper(endpoint: &Endpoint, limits: ConnectionLimits) -> Result<Self, ConfigError> {
+    /// Over hyper, to this endpoint and to nowhere else: clients that share everything but their connections.
+    pub(crate) fn hyper(endpoint: &Endpoint, limits: ConnectionLimits) -> Result<Pools, ConfigError> {
         let tcp = tcp(limits.connect_timeout);
         if !endpoint.is_https() {
             return Ok(Self::over(tcp, limits));
@@ -78,7 +79,7 @@ impl Transport {
     }
 
     #[cfg(any(feature = "rustls", feature = "native-tls"))]
-    fn over_tls(tcp: HttpConnector, endpoint: &Endpoint, limits: ConnectionLimits) -> Result<Self, ConfigError> {
+    fn over_tls(tcp: HttpConnector, endpoint: &Endpoint, limits: ConnectionLimits) -> Result<Pools, ConfigError> {
         let tls = Tls::new()?;
         // A proxy has no business with this machine's own addresses.
         let proxy = if endpoint.is_loopback() { None } else { Matcher::from_system().intercept(endpoint.uri()) };
@@ -94,20 +95,24 @@ impl Transport {
         Ok(Self::over(tls.to_released(tunnel), limits))
     }
 
-    fn over<C>(connector: C, limits: ConnectionLimits) -> Self
+    fn over<C>(connector: C, limits: ConnectionLimits) -> Pools
     where
         C: Clone + Send + Sync + 'static,
         Within<C>: Connect,
     {
-        let client: Client<_, Body> = Builder::new(TokioExecutor::new())
+        let connector = Within { connector, limit: limits.connect_timeout };
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
             .http1_max_buf_size(MAX_HEAD_BYTES)
             // One small buffer for head and body costs less than two that the kernel puts together.
             .http1_writev(false)
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(limits.idle_timeout)
-            .pool_max_idle_per_host(limits.max_idle)
-            .build(Within { connector, limit: limits.connect_timeout });
-        Self::Hyper(Box::new(move |request| client.request(request)))
+            .pool_max_idle_per_host(limits.max_idle);
+        Pools::of(move || {
+            let client: Client<_, Body> = builder.build(connector.clone());
+            Self::Hyper(Box::new(move |request| client.request(request)))
+        })
     }
 
     /// Sends a request and waits for the head of the answer. Dropping the future closes the connection that it has.
