@@ -12,6 +12,9 @@ mod axum;
 mod cache;
 #[cfg(feature = "client")]
 mod client;
+// Without a client, there are no connections.
+#[cfg_attr(not(feature = "client"), allow(dead_code))]
+mod connection;
 #[cfg(all(feature = "client", feature = "axum", any(doc, doctest)))]
 #[cfg_attr(docsrs, doc(cfg(feature = "client")))]
 pub mod docs;

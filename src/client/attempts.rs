@@ -89,14 +89,14 @@ impl Attempts {
     /// Calls `attempt` with 1, 2, 3 until it succeeds, or there is no sense in another one.
     /// `at_most` so often, if that is less than its own maximum.
     ///
-    /// Calls `without_answer` after an attempt that timed out or was interrupted, be there another one or not. What it returns
-    /// allows for further attempts before the budget does.
+    /// Calls `without_answer` after an attempt that timed out or was interrupted, be there another one or not, to let it add
+    /// what it knows to the error. What it returns allows for further attempts before the budget does.
     pub(crate) async fn run<T, A>(
         &self,
         deadline: Instant,
         at_most: u32,
         attempt: impl Fn(u32) -> A,
-        without_answer: impl Fn() -> Option<Arc<Allowance>>,
+        without_answer: impl Fn(&mut MintError) -> Option<Arc<Allowance>>,
     ) -> Result<T, MintError>
     where
         A: Future<Output = Result<T, Failure>>,
@@ -105,12 +105,12 @@ impl Attempts {
         let mut number = 1;
         loop {
             let end = deadline.min(Instant::now() + self.limits.timeout);
-            let failure = match timeout_at(end, attempt(number)).await {
+            let mut failure = match timeout_at(end, attempt(number)).await {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(failure)) => failure,
                 Err(_elapsed) => Failure::transient(MintError::new(MintErrorKind::Timeout)),
             };
-            let allowance = if failure.is_without_answer() { without_answer() } else { None };
+            let allowance = if failure.is_without_answer() { without_answer(&mut failure.error) } else { None };
             match self.pause_after(&failure, number, at_most, deadline, allowance.as_deref()) {
                 Some(pause) => sleep(pause).await,
                 None => return Err(failure.error),
@@ -176,7 +176,7 @@ mod tests {
     }
 
     /// No pool, as nothing here has one.
-    fn nothing() -> Option<Arc<Allowance>> {
+    fn nothing(_: &mut MintError) -> Option<Arc<Allowance>> {
         None
     }
 
@@ -313,7 +313,7 @@ mod tests {
             (Failure::transient(MintError::new(MintErrorKind::Timeout).with_status(StatusCode::REQUEST_TIMEOUT)), 0),
         ] {
             let told = Cell::new(0);
-            let tell = || {
+            let tell = |_: &mut MintError| {
                 told.set(told.get() + 1);
                 None
             };
@@ -337,7 +337,7 @@ mod tests {
             };
             for _ in 0..mints {
                 let _ =
-                    attempts.run(Instant::now() + DEADLINE, u32::MAX, attempt, || Some(Arc::clone(&allowance))).await;
+                    attempts.run(Instant::now() + DEADLINE, u32::MAX, attempt, |_| Some(Arc::clone(&allowance))).await;
             }
             calls.get() - before - mints
         };

@@ -7,12 +7,14 @@ mod config_error;
 mod connector;
 mod endpoint;
 mod exchange;
+mod failure;
 mod gate;
 mod metrics;
 mod pool;
 mod retry_after;
 mod secret;
 mod source;
+mod stage;
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
 mod tls;
 mod trace;
@@ -121,7 +123,7 @@ impl Shared {
             // The connections in the pool may have died since it was last used.
             self.exchange.renew_connections();
         }
-        let without_answer = || self.exchange.ended_without_answer(&sent.waiting);
+        let without_answer = |error: &mut MintError| self.exchange.ended_without_answer(&sent.waiting, error);
         let result =
             self.attempts.run(deadline, attempts, |number| self.attempt(user, number, &sent), without_answer).await;
         admission.report(verdict(&result));
@@ -265,7 +267,7 @@ impl ReleasedClient {
     pub async fn warm_up(&self) -> Result<(), MintError> {
         timeout(self.shared.deadline, self.shared.exchange.warm_up())
             .await
-            .unwrap_or_else(|_elapsed| Err(MintError::new(MintErrorKind::Timeout)))
+            .unwrap_or_else(|_elapsed| Err(self.shared.exchange.timed_out()))
     }
 }
 

@@ -12,7 +12,7 @@ use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::Connect;
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
-use hyper_util::client::legacy::connect::{HttpConnector, proxy::Tunnel};
+use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::{Builder, Client, ResponseFuture};
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
 use hyper_util::client::proxy::matcher::Matcher;
@@ -20,9 +20,13 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower::BoxError;
 
 use super::config_error::ConfigError;
+#[cfg(any(feature = "rustls", feature = "native-tls"))]
+use super::connector::Tcp;
 use super::connector::{Within, tcp};
 use super::endpoint::Endpoint;
 use super::pool::Pools;
+#[cfg(any(feature = "rustls", feature = "native-tls"))]
+use super::stage::Stage;
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
 use super::tls::Tls;
 
@@ -79,11 +83,11 @@ impl Transport {
     }
 
     #[cfg(any(feature = "rustls", feature = "native-tls"))]
-    fn over_tls(tcp: HttpConnector, endpoint: &Endpoint, limits: ConnectionLimits) -> Result<Pools, ConfigError> {
+    fn over_tls(tcp: Tcp, endpoint: &Endpoint, limits: ConnectionLimits) -> Result<Pools, ConfigError> {
         let tls = Tls::new()?;
         // A proxy has no business with this machine's own addresses.
         let proxy = if endpoint.is_loopback() { None } else { Matcher::from_system().intercept(endpoint.uri()) };
-        let Some(proxy) = proxy else { return Ok(Self::over(tls.to_released(tcp), limits)) };
+        let Some(proxy) = proxy else { return Ok(Self::over(Stage::Tls.of(tls.to_released(tcp)), limits)) };
         if !matches!(proxy.uri().scheme_str(), Some("http" | "https")) {
             return Err(ConfigError::Proxy);
         }
@@ -92,7 +96,7 @@ impl Transport {
         if let Some(authorization) = proxy.basic_auth() {
             tunnel = tunnel.with_auth(authorization.clone());
         }
-        Ok(Self::over(tls.to_released(tunnel), limits))
+        Ok(Self::over(Stage::Tls.of(tls.to_released(Stage::Proxy.of(tunnel))), limits))
     }
 
     fn over<C>(connector: C, limits: ConnectionLimits) -> Pools

@@ -9,6 +9,7 @@ mod behaviours;
 mod cache_safety;
 mod cancellation;
 mod client;
+mod connections;
 mod dead_pool;
 mod embed;
 mod extractors;
