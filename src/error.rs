@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tower::BoxError;
 
+use crate::connection::{Cause, ConnectionFailure};
 use crate::resolver::ExtractorRejected;
 use crate::token::InvalidToken;
 use crate::user::InvalidUser;
@@ -86,6 +87,11 @@ impl MintError {
         self.is_turned_away
     }
 
+    /// Why the connection failed, and of which server, where that is known.
+    pub(crate) fn connection_failure(&self) -> Option<&ConnectionFailure> {
+        self.source.as_deref()?.downcast_ref()
+    }
+
     /// Of which kind it is.
     pub fn kind(&self) -> MintErrorKind {
         self.kind
@@ -115,7 +121,7 @@ pub enum MintErrorKind {
     Overloaded,
     /// Released kept failing, so nothing is sent to it for now.
     CircuitOpen,
-    /// No connection to Released could be opened.
+    /// No connection to Released could be opened. The text names the cause, and the source the server.
     Connect,
     /// Released did not answer in time.
     Timeout,
@@ -196,10 +202,16 @@ impl fmt::Display for MintError {
         if let Some(status) = self.status {
             write!(f, " ({})", status.as_u16())?;
         }
-        match self.source().filter(|source| source.is::<InvalidUser>() || source.is::<ExtractorRejected>()) {
+        if let Some(own) = self.source().filter(|source| source.is::<InvalidUser>() || source.is::<ExtractorRejected>())
+        {
             // Its texts hold no data of the user, and are more to the point.
-            Some(own) => write!(f, ": {own}"),
-            None => write!(f, ": {}", self.kind.what_to_do()),
+            return write!(f, ": {own}");
+        }
+        match self.connection_failure() {
+            Some(failure) if self.kind == MintErrorKind::Connect && failure.cause() != Cause::Other => {
+                write!(f, " ({}): {}", failure.cause().as_str(), failure.cause().what_to_do())
+            }
+            _ => write!(f, ": {}", self.kind.what_to_do()),
         }
     }
 }

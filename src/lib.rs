@@ -13,6 +13,9 @@ mod cache;
 #[cfg(feature = "client")]
 #[cfg_attr(docsrs, doc(cfg(feature = "client")))]
 pub mod client;
+// Without a client, there are no connections.
+#[cfg_attr(not(feature = "client"), allow(dead_code))]
+mod connection;
 #[cfg(all(feature = "client", feature = "axum", any(doc, doctest)))]
 #[cfg_attr(docsrs, doc(cfg(feature = "client")))]
 pub mod docs;

@@ -11,6 +11,7 @@ use super::circuit::CircuitLimits;
 use super::config_error::ConfigError;
 use super::endpoint::Endpoint;
 use super::exchange::Exchange;
+use super::pool::Pools;
 use super::secret::{InvalidSecret, SharedSecret};
 use super::source::{SecretFile, SecretSource};
 use super::transport::{ConnectionLimits, Transport};
@@ -195,6 +196,12 @@ impl ReleasedClientBuilder {
     /// Then what it does is yours to answer for: switch off redirects (they would carry the person's address
     /// elsewhere), proxies for loopback, decompression and `connection_verbose` (it logs the secret). [`connect_timeout`](Self::connect_timeout),
     /// [`pool_idle_timeout`](Self::pool_idle_timeout) and [`pool_max_idle`](Self::pool_max_idle) have no effect on it.
+    ///
+    /// # Dead connections
+    ///
+    /// The failover of a load balancer can leave idle connections that never answer again. After a timeout or an interruption
+    /// the own client leaves its pool and opens a new connection. The pool of this client cannot be left: each of its dead
+    /// connections costs one attempt. Keep it small with `pool_max_idle_per_host`, or at zero.
     pub fn http_client(mut self, client: reqwest::Client) -> Self {
         self.http = Some(client);
         self
@@ -212,8 +219,8 @@ impl ReleasedClientBuilder {
         }
         let secret = self.secret?;
         let endpoint = Endpoint::parse(self.endpoint.as_deref().unwrap_or(self.api.documented_url()))?;
-        let transport = match self.http {
-            Some(client) => Transport::Reqwest(client),
+        let pools = match self.http {
+            Some(client) => Pools::only(Transport::Reqwest(client)),
             None => Transport::hyper(&endpoint, self.connections)?,
         };
         metrics::describe();
@@ -223,7 +230,7 @@ impl ReleasedClientBuilder {
             limit: Limit::new(self.max_in_flight, self.queue_timeout),
             attempts: Attempts::new(self.attempts),
             secret,
-            exchange: Exchange::new(transport, endpoint, self.api, account_id),
+            exchange: Exchange::new(pools, endpoint, self.api, account_id),
         };
         Ok(ReleasedClient { shared: Arc::new(shared) })
     }

@@ -26,10 +26,13 @@ mod config_error;
 mod connector;
 mod endpoint;
 mod exchange;
+mod failure;
 mod metrics;
+mod pool;
 mod retry_after;
 mod secret;
 mod source;
+mod stage;
 mod status;
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
 mod tls;
@@ -63,6 +66,7 @@ pub use self::config_error::ConfigError;
 pub use self::endpoint::InvalidEndpoint;
 use self::exchange::Exchange;
 use self::metrics::{InFlight, MintTimer};
+use self::pool::Waiting;
 pub use self::secret::{InvalidSecret, SharedSecret};
 pub use self::source::{SecretFile, SecretFileError, SecretSource};
 pub use self::status::{CircuitReason, CircuitState, LastError, Status};
@@ -140,7 +144,13 @@ impl Shared {
         // A probe asks once: it is there to find out, not to succeed at any price.
         let attempts = if ticket.is_probe() { 1 } else { u32::MAX };
         let sent = Sent::default();
-        let result = self.attempts.run(deadline, attempts, |number, end| self.attempt(user, number, end, &sent)).await;
+        if ticket.is_probe() {
+            // The connections in the pool may have died since it was last used.
+            self.exchange.renew_connections();
+        }
+        let attempt = |number, end| self.attempt(user, number, end, &sent);
+        let without_answer = |error: &mut MintError| self.exchange.ended_without_answer(&sent.waiting, error);
+        let result = self.attempts.run(deadline, attempts, attempt, without_answer).await;
         ticket.report(self.verdict(&result, user, &sent), result.as_ref().err());
         drop(place);
         result
@@ -190,7 +200,7 @@ impl Shared {
         }
         let exchange = async |secret: &SharedSecret| {
             let span = ExchangeSpan::new(&self.exchange.endpoint, sent.exchanges.fetch_add(1, Ordering::Relaxed), end);
-            let result = span.around(self.exchange.run(user, secret, &span)).await;
+            let result = span.around(self.exchange.run(user, secret, &span, &sent.waiting)).await;
             span.end(&result);
             result
         };
@@ -223,6 +233,7 @@ struct Sent {
     again: AtomicBool,
     /// The secret that Released refused in the end.
     refused: OnceLock<SharedSecret>,
+    waiting: Waiting,
 }
 
 /// How many mints may be in flight, so that a slow Released does not eat the server.
@@ -361,7 +372,7 @@ impl ReleasedClient {
     pub async fn warm_up(&self) -> Result<(), MintError> {
         timeout(self.shared.deadline, self.shared.exchange.warm_up())
             .await
-            .unwrap_or_else(|_elapsed| Err(MintError::new(MintErrorKind::Timeout)))
+            .unwrap_or_else(|_elapsed| Err(self.shared.exchange.timed_out()))
     }
 }
 

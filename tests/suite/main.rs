@@ -10,6 +10,8 @@ mod behaviours;
 mod cache_safety;
 mod cancellation;
 mod client;
+mod connections;
+mod dead_pool;
 mod driving;
 mod embed;
 mod extractors;
