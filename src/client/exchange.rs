@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
@@ -61,6 +62,7 @@ impl Exchange {
         secret: &SharedSecret,
         span: &ExchangeSpan,
     ) -> Result<AuthToken, Failure> {
+        let asked_at = (Instant::now(), SystemTime::now());
         let body = {
             let reply =
                 self.transport.send(self.request(user, secret)).await.map_err(|error| transport_failure(&*error))?;
@@ -71,7 +73,8 @@ impl Exchange {
             }
             reply.into_body()
         };
-        parse_reply(&read_capped(body).await?).map_err(Failure::lasting)
+        let token = parse_reply(&read_capped(body).await?).map_err(Failure::lasting)?;
+        Ok(token.asked_for_at(asked_at.0, asked_at.1))
     }
 
     /// Opens a connection and leaves it in the pool. It carries neither the secret nor anybody's data, so whatever is
