@@ -321,6 +321,16 @@ async fn the_endpoint_answers_every_failure_with_an_error() {
 }
 
 #[tokio::test]
+async fn a_route_of_the_endpoint_by_post_answers_405_itself_and_without_json() {
+    let layer = ReleasedTokenLayer::new(StubMinter::new(), by_header());
+    let app = Router::new().route("/api/released-token", post(token_endpoint)).route_layer(layer);
+    assert_eq!(
+        answer(&app, from(Some("ada"), "/api/released-token")).await,
+        (StatusCode::METHOD_NOT_ALLOWED, String::new())
+    );
+}
+
+#[tokio::test]
 async fn the_endpoint_answers_no_other_site() {
     let on_demand =
         routes().layer(ReleasedTokenLayer::new(StubMinter::new(), by_header()).timing(MintTiming::OnExtraction));

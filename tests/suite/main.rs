@@ -10,6 +10,7 @@ mod cache_safety;
 mod cancellation;
 mod client;
 mod embed;
+mod examples;
 mod extractors;
 mod faults;
 mod leaks;

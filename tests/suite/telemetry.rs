@@ -31,6 +31,16 @@ async fn a_mint_and_each_of_its_exchanges_have_a_span_with_opentelemetrys_names(
 }
 
 #[tokio::test]
+async fn the_filter_in_the_guide_shows_the_spans() {
+    let (log, _guard) = Log::capture_filtered("info,tower_released=debug");
+    let released = FakeReleased::start().await.unwrap();
+    released.client().unwrap().mint(&ada()).await.unwrap();
+    for span in ["released_mint", "released_exchange"] {
+        assert!(log.text().lines().any(|line| line.contains(span) && line.contains(" close ")), "{}", log.text());
+    }
+}
+
+#[tokio::test]
 async fn a_mint_that_succeeds_is_silent_at_the_level_of_info() {
     let (log, _guard) = Log::capture_filtered("info");
     let released = FakeReleased::start().await.unwrap();
