@@ -178,7 +178,8 @@ impl MintErrorKind {
             Self::InvalidUser => "the error's source() says which one",
             Self::Resolver => "log its error in the resolver; it is not printed here, because it may name a person",
             Self::Unauthorized => {
-                "check RELEASED_SHARED_SECRET for stray spaces, or whether it was rotated in Released's settings"
+                "check RELEASED_SHARED_SECRET for stray quotes or a line break inside it, and whether the secret was \
+                 rotated in Released's settings"
             }
             Self::Rejected => {
                 "check RELEASED_ACCOUNT_ID, the token URL, and that ids and e-mail addresses are what Released expects"
@@ -189,9 +190,9 @@ impl MintErrorKind {
             Self::Connect => "check DNS, the network, proxies and the TLS certificates",
             Self::Timeout => "see whether Released, a proxy or the network is slow, or the deadline too short",
             Self::Interrupted => "the connection broke, or whoever wanted the token went away",
-            Self::Unavailable => "see Released's status; the next navigation tries again",
+            Self::Unavailable => "see Released's status; the next request tries again",
             Self::MalformedResponse => "check that the token URL leads to Released and not to a proxy's page",
-            Self::Config => "the error's source() says more",
+            Self::Config => "check how the minter is set up",
         }
     }
 }
@@ -210,6 +211,9 @@ impl fmt::Display for MintError {
         match self.connection_failure() {
             Some(failure) if self.kind == MintErrorKind::Connect && failure.cause() != Cause::Other => {
                 write!(f, " ({}): {}", failure.cause().as_str(), failure.cause().what_to_do())
+            }
+            None if self.kind == MintErrorKind::Config && self.source.is_some() => {
+                f.write_str(": the error's source() says more")
             }
             _ => write!(f, ": {}", self.kind.what_to_do()),
         }
@@ -314,6 +318,24 @@ mod tests {
     fn an_invalid_user_is_told_by_the_rule_that_is_broken() {
         let text = MintError::from(InvalidUser::IdCharacter).to_string();
         assert!(text.contains("UserId::encode"), "{text}");
+    }
+
+    #[test]
+    fn a_text_says_what_to_do_for_every_kind_of_caller() {
+        let text = |kind| MintError::new(kind).to_string();
+        let unauthorized = text(MintErrorKind::Unauthorized);
+        assert!(unauthorized.contains("stray quotes or a line break inside it"), "{unauthorized}");
+        // Of gRPC, too, where nobody navigates.
+        let unavailable = text(MintErrorKind::Unavailable);
+        assert!(unavailable.ends_with("see Released's status; the next request tries again"), "{unavailable}");
+    }
+
+    #[test]
+    fn an_error_of_the_configuration_points_to_a_source_only_if_it_has_one() {
+        let error = MintError::new(MintErrorKind::Config);
+        assert!(error.to_string().ends_with("check how the minter is set up"), "{error}");
+        let error = error.with_source("no such file");
+        assert!(error.to_string().ends_with("the error's source() says more"), "{error}");
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! A gRPC service that hands its callers a Released token: `cargo run --example tonic`.
 //!
-//! It mints with the account of `RELEASED_ACCOUNT_ID` and `RELEASED_SHARED_SECRET`, or with a fake of Released if they
-//! are not set. It serves on `PORT` (50051 by default), calls itself twice, as Ada and as nobody, and goes on serving.
+//! It mints with the account of `RELEASED_ACCOUNT_ID` and `RELEASED_SHARED_SECRET` (or `RELEASED_SHARED_SECRET_FILE`), or
+//! with a fake of Released if none of them is set. It serves on `PORT` (50051 by default), calls itself twice, as Ada and as nobody, and goes on serving.
 
+#[path = "../support/account.rs"]
+mod account;
 #[rustfmt::skip]
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
 mod roadmap;
@@ -39,7 +41,8 @@ impl Roadmap for Portals {
 async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().init();
 
-    let fake = if env::var_os("RELEASED_ACCOUNT_ID").is_some() { None } else { Some(FakeReleased::start().await?) };
+    let is_real = account::is_named_by(|name| env::var_os(name));
+    let fake = if is_real { None } else { Some(FakeReleased::start().await?) };
     let released = fake.as_ref().map_or_else(ReleasedClient::from_env, FakeReleased::client)?;
 
     // Trust such metadata only from a proxy in front that sets it.

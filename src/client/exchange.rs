@@ -1,6 +1,7 @@
 //! One exchange with the token API: a request, its answer.
 
 use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
@@ -67,6 +68,7 @@ impl Exchange {
     ) -> Result<AuthToken, Failure> {
         let pool = self.pools.current();
         waiting.begin(&pool);
+        let asked_at = (Instant::now(), SystemTime::now());
         let body = {
             let sending = pool.transport.send(self.request(user, secret));
             let reply = sending.await.map_err(|error| transport_failure(&*error, &self.server))?;
@@ -80,7 +82,7 @@ impl Exchange {
         };
         let token = parse_reply(&self.read_capped(body).await?).map_err(Failure::lasting)?;
         pool.allowance.earn();
-        Ok(token)
+        Ok(token.asked_for_at(asked_at.0, asked_at.1))
     }
 
     /// Says that an attempt ended without an answer, and has the error name the server. Its connection may be dead, and those

@@ -350,3 +350,15 @@ async fn read_request(stream: &mut tokio::net::TcpStream) -> String {
     }
     String::from_utf8(request).unwrap()
 }
+
+#[tokio::test]
+async fn the_life_of_a_token_counts_from_when_it_was_asked_for() {
+    const LATENCY: Duration = Duration::from_millis(600);
+    let released = FakeReleased::start().await.unwrap();
+    let client = released.client().unwrap();
+    client.warm_up().await.unwrap();
+    released.set_latency(LATENCY);
+    let token = client.mint(&ada()).await.unwrap();
+    assert!(token.remaining() <= Duration::from_secs(120) - LATENCY, "{:?}", token.remaining());
+    assert!(token.minted_at() <= std::time::SystemTime::now() - LATENCY);
+}

@@ -147,6 +147,14 @@ async fn a_user_who_is_refused_or_trimmed_is_not_named() {
 }
 
 #[tokio::test]
+async fn a_user_without_a_name_or_a_picture_is_no_reason_for_a_warning() {
+    let (log, _guard) = Log::capture();
+    let user = ada().with_name("").with_avatar_url(" ");
+    assert_eq!((user.name(), user.avatar_url()), (None, None));
+    assert_eq!(log.text(), "");
+}
+
+#[tokio::test]
 async fn an_error_of_the_resolver_is_not_logged() {
     let (log, _guard) = Log::capture();
     let released = FakeReleased::start().await.unwrap();

@@ -14,6 +14,7 @@ mod connections;
 mod dead_pool;
 mod driving;
 mod embed;
+mod examples;
 mod extractors;
 mod faults;
 mod leaks;

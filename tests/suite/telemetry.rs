@@ -81,6 +81,16 @@ async fn an_attempt_that_runs_into_its_time_limit_is_an_error_and_a_page_that_we
 }
 
 #[tokio::test]
+async fn the_filter_in_the_guide_shows_the_spans() {
+    let (log, _guard) = Log::capture_filtered("info,tower_released=debug");
+    let released = FakeReleased::start().await.unwrap();
+    released.client().unwrap().mint(&ada()).await.unwrap();
+    for span in ["released_mint", "released_exchange"] {
+        assert!(log.text().lines().any(|line| line.contains(span) && line.contains(" close ")), "{}", log.text());
+    }
+}
+
+#[tokio::test]
 async fn a_mint_that_succeeds_is_silent_at_the_level_of_info() {
     let (log, _guard) = Log::capture_filtered("info");
     let released = FakeReleased::start().await.unwrap();
