@@ -83,8 +83,8 @@ impl<S, B, F, P> ResponseFuture<S, B, F, P> {
         Self { state: State::Minting { driver: Some(driver), waiting, policy, with_token } }
     }
 
-    pub(crate) fn responding(inner: F, driver: Driver, drives: Drives, with_token: WithToken) -> Self {
-        Self { state: State::Responding { inner, driver: Some(driver), drives, with_token } }
+    pub(crate) fn responding(inner: F, driver: Driver, timing: Drives, with_token: WithToken) -> Self {
+        Self { state: State::Responding { inner, driver: Some(driver), drives: timing, with_token } }
     }
 }
 

@@ -408,7 +408,7 @@ mod tests {
         file.write("the new secret");
         advance(Duration::from_secs(29)).await;
         source.current();
-        assert!(!source.state().looking_since.is_some());
+        assert!(source.state().looking_since.is_none());
         advance(Duration::from_secs(2)).await;
         let looked = source.looked.notified();
         assert_eq!(source.current(), secret("the old secret"));
@@ -532,7 +532,7 @@ mod tests {
         assert!(source.state().looking_since.is_some());
         advance(LOST_AFTER).await;
         tokio::task::yield_now().await;
-        assert!(!source.state().looking_since.is_some(), "it is not lost yet");
+        assert!(source.state().looking_since.is_none(), "it is not lost yet");
     }
 
     #[cfg(unix)]
