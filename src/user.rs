@@ -6,7 +6,7 @@ use email_address::EmailAddress;
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use crate::telemetry::warn;
+use crate::telemetry::debug;
 
 /// The longest user id that Released accepts, in bytes.
 const MAX_ID_BYTES: usize = 255;
@@ -75,7 +75,7 @@ impl User {
             return self;
         }
         if let Some(end) = end_of_allowed_name(&name) {
-            warn!("a user's name is longer than the 200 characters that Released accepts; it was cut");
+            debug!("a user's name is longer than the 200 characters that Released accepts; it was cut");
             name.truncate(end);
         }
         self.name = Some(name);
@@ -107,7 +107,7 @@ impl User {
         } else if is_web_address(&url) {
             self.avatar_url = Some(url);
         } else {
-            warn!("a user's avatar URL is not a valid http or https URL; it was left out");
+            debug!("a user's avatar URL is not a valid http or https URL; it was left out");
         }
         self
     }

@@ -11,12 +11,13 @@ use super::circuit::CircuitLimits;
 use super::config_error::ConfigError;
 use super::endpoint::Endpoint;
 use super::exchange::Exchange;
+use super::limit::Limit;
 use super::pool::Pools;
 use super::secret::{InvalidSecret, SharedSecret};
 use super::source::{SecretFile, SecretSource};
 use super::transport::{ConnectionLimits, Transport};
 use super::wire::TokenApi;
-use super::{Limit, ReleasedClient, Shared, metrics};
+use super::{ReleasedClient, Shared, metrics};
 
 /// How long a page waits for its token, everything included.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(3);
@@ -227,7 +228,7 @@ impl ReleasedClientBuilder {
         let shared = Shared {
             deadline: self.deadline,
             admission: Admission::new(self.circuit, self.deadline),
-            limit: Limit::new(self.max_in_flight, self.queue_timeout),
+            limit: Limit::new(self.max_in_flight, self.queue_timeout, self.deadline),
             attempts: Attempts::new(self.attempts),
             secret,
             exchange: Exchange::new(pools, endpoint, self.api, account_id),

@@ -66,6 +66,8 @@ pub(crate) struct State {
     failures_in_a_row: u32,
     window: Window,
     refusals: Option<Refusals>,
+    /// The user of the last probe that was refused.
+    refused_probe: Option<u64>,
     next_open: Duration,
     /// For which reason the gauge counts this client.
     pub(crate) counted: Option<CircuitReason>,
@@ -123,6 +125,7 @@ impl State {
             failures_in_a_row: 0,
             window: Window::new(Instant::now()),
             refusals: None,
+            refused_probe: None,
             next_open: limits.first_open,
             counted: None,
             last_success: None,
@@ -198,8 +201,19 @@ impl State {
             reason == CircuitReason::Refused && self.refusals.as_ref().is_some_and(|refused| refused.secret == *secret)
         };
         match verdict {
-            Verdict::Failure | Verdict::Throttled => return Some(self.open(reason, now, limits)),
-            Verdict::Refused(secret, _) if is_the_refused(secret) => return Some(self.open(reason, now, limits)),
+            // Whatever opened it: now it is Released that fails.
+            Verdict::Failure | Verdict::Throttled => return Some(self.open(CircuitReason::Failing, now, limits)),
+            // One user may be refused for their own sake, and come back often enough to be every probe: the next mint
+            // probes at once.
+            Verdict::Refused(secret, user) if is_the_refused(secret) && self.refused_probe == Some(user) => {
+                self.circuit = Circuit::Open { until: now, reason };
+                self.era += 1;
+                return None;
+            }
+            Verdict::Refused(secret, user) if is_the_refused(secret) => {
+                self.refused_probe = Some(user);
+                return Some(self.open(reason, now, limits));
+            }
             // The first refusal of what may become a row of them; but an answer.
             Verdict::Refused(secret, user) => {
                 self.close(now, limits);
@@ -256,6 +270,7 @@ impl State {
         self.failures_in_a_row = 0;
         self.window = Window::new(now);
         self.refusals = None;
+        self.refused_probe = None;
         self.next_open = limits.first_open;
     }
 
@@ -273,8 +288,9 @@ impl State {
     }
 
     /// Why mints are turned away, if they are.
-    pub(crate) fn reason(&self) -> Option<CircuitReason> {
-        if self.hold.is_some() { Some(CircuitReason::Throttled) } else { self.circuit.reason() }
+    pub(crate) fn reason(&self, now: Instant) -> Option<CircuitReason> {
+        let is_held = self.hold.is_some_and(|hold| hold.until > now);
+        if is_held { Some(CircuitReason::Throttled) } else { self.circuit.reason() }
     }
 
     pub(crate) fn told(&self, now: Instant) -> CircuitState {

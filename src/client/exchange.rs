@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT,
+};
 use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body_util::BodyExt;
 use hyper::body::Body;
@@ -69,7 +71,7 @@ impl Exchange {
         let pool = self.pools.current();
         waiting.begin(&pool);
         let asked_at = (Instant::now(), SystemTime::now());
-        let body = {
+        let (body, is_kept) = {
             let sending = pool.transport.send(self.request(user, secret));
             let reply = sending.await.map_err(|error| transport_failure(&*error, &self.server))?;
             span.answered(reply.status(), reply.version());
@@ -78,10 +80,15 @@ impl Exchange {
                 waiting.end();
                 return Err(refusal(reply.status(), reply.headers()));
             }
-            reply.into_body()
+            // A connection that Released closes cannot be found dead later.
+            let is_kept =
+                reply.headers().get(CONNECTION).is_none_or(|value| !value.as_bytes().eq_ignore_ascii_case(b"close"));
+            (reply.into_body(), is_kept)
         };
         let token = parse_reply(&self.read_capped(body).await?).map_err(Failure::lasting)?;
-        pool.allowance.earn();
+        if is_kept {
+            pool.allowance.earn();
+        }
         Ok(token.asked_for_at(asked_at.0, asked_at.1))
     }
 

@@ -56,22 +56,19 @@ impl MintTimer {
     }
 }
 
-/// Counts a mint for as long as it is in flight.
-pub(crate) struct InFlight(());
-
-impl InFlight {
-    pub(crate) fn start() -> Self {
-        #[cfg(feature = "metrics")]
-        metrics::gauge!("released_mints_in_flight").increment(1.0);
-        Self(())
-    }
+/// A mint has a place among those in flight.
+pub(crate) fn entered_flight() {
+    #[cfg(feature = "metrics")]
+    metrics::gauge!("released_mints_in_flight").increment(1.0);
 }
 
-#[cfg(feature = "metrics")]
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        metrics::gauge!("released_mints_in_flight").decrement(1.0);
+/// So many have it no more.
+pub(crate) fn left_flight(mints: usize) {
+    #[cfg(feature = "metrics")]
+    if mints > 0 {
+        metrics::gauge!("released_mints_in_flight").decrement(f64::from(u32::try_from(mints).unwrap_or(u32::MAX)));
     }
+    let _ = mints;
 }
 
 /// An attempt that was not the first.

@@ -27,6 +27,7 @@ mod connector;
 mod endpoint;
 mod exchange;
 mod failure;
+mod limit;
 mod metrics;
 mod pool;
 mod retry_after;
@@ -49,7 +50,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::StatusCode;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout, timeout_at};
 use tower::Service;
 
@@ -65,7 +65,8 @@ use self::circuit::Verdict;
 pub use self::config_error::ConfigError;
 pub use self::endpoint::InvalidEndpoint;
 use self::exchange::Exchange;
-use self::metrics::{InFlight, MintTimer};
+use self::limit::Limit;
+use self::metrics::MintTimer;
 use self::pool::Waiting;
 pub use self::secret::{InvalidSecret, SharedSecret};
 pub use self::source::{SecretFile, SecretFileError, SecretSource};
@@ -175,6 +176,8 @@ impl Shared {
     fn verdict<'a>(&self, result: &Result<AuthToken, MintError>, user: &User, sent: &'a Sent) -> Verdict<'a> {
         let Err(error) = result else { return Verdict::Success };
         match (error.kind(), error.status()) {
+            // By a hold, during its pause.
+            _ if error.is_turned_away() => Verdict::Unrelated,
             (MintErrorKind::RateLimited, _) => Verdict::Throttled,
             (_, Some(StatusCode::UNAUTHORIZED)) => {
                 sent.refused.get().map_or(Verdict::Unrelated, |secret| self.admission.refused(secret, user.id()))
@@ -234,50 +237,6 @@ struct Sent {
     /// The secret that Released refused in the end.
     refused: OnceLock<SharedSecret>,
     waiting: Waiting,
-}
-
-/// How many mints may be in flight, so that a slow Released does not eat the server.
-struct Limit {
-    places: Semaphore,
-    size: usize,
-    /// How long a mint waits for a place.
-    patience: Duration,
-}
-
-/// A mint's place among those in flight.
-struct Place<'a> {
-    _permit: SemaphorePermit<'a>,
-    _counted: InFlight,
-}
-
-impl Limit {
-    fn new(places: usize, patience: Duration) -> Self {
-        let size = places.clamp(1, Semaphore::MAX_PERMITS);
-        Self { places: Semaphore::new(size), size, patience }
-    }
-
-    fn try_enter(&self) -> Option<Place<'_>> {
-        self.places.try_acquire().ok().map(Place::new)
-    }
-
-    async fn enter(&self, deadline: Instant) -> Result<Place<'_>, MintError> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if let Ok(Ok(permit)) = timeout(left.min(self.patience), self.places.acquire()).await {
-            return Ok(Place::new(permit));
-        }
-        metrics::shed();
-        Err(MintError::new(MintErrorKind::Overloaded))
-    }
-
-    fn in_flight(&self) -> usize {
-        self.size.saturating_sub(self.places.available_permits())
-    }
-}
-
-impl<'a> Place<'a> {
-    fn new(permit: SemaphorePermit<'a>) -> Self {
-        Self { _permit: permit, _counted: InFlight::start() }
-    }
 }
 
 impl ReleasedClient {

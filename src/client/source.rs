@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use zeroize::Zeroizing;
 
@@ -32,9 +32,11 @@ const SETTLED_AFTER: Duration = Duration::from_millis(20);
 /// (NFS, FUSE, a pipe) may never answer, and the next look is to start all the same.
 const LOST_AFTER: Duration = Duration::from_secs(10);
 
-/// How many reads may be under way. One that hangs cannot be cancelled and keeps its thread, of which the runtime has 512
-/// for everything that blocks.
+/// How many reads may be under way. One that hangs cannot be cancelled, and keeps its thread.
 const MOST_READS: usize = 4;
+
+/// How often one more read is started while that many hang, perhaps for ever.
+const EXTRA_READ_AFTER: Duration = Duration::from_secs(10 * 60);
 
 /// The longest file that is read, in bytes. Secrets are much shorter.
 const MAX_FILE_BYTES: u64 = 16 * 1024;
@@ -97,24 +99,19 @@ impl SecretSource {
 
     /// The secret as it is known now. Nobody waits for a file.
     pub(crate) fn current(&self) -> SharedSecret {
-        let secret = match &self.source {
-            Source::Fixed(secret) => return secret.clone(),
-            Source::File(file) => file.current(),
-            Source::Pushed(receiver) => receiver.borrow().clone(),
-        };
-        self.note(&secret);
-        secret
+        match &self.source {
+            Source::Fixed(secret) => secret.clone(),
+            Source::File(file) => self.noted(|| file.current()),
+            Source::Pushed(receiver) => self.noted(|| receiver.borrow().clone()),
+        }
     }
 
     /// Looks for another secret than the one that Released refused.
     pub(crate) async fn other_than(&self, refused: &SharedSecret) -> Option<SharedSecret> {
-        let secret = match &self.source {
-            Source::Fixed(_) => return None,
-            Source::File(file) => file.after_refusal(refused).await,
-            Source::Pushed(receiver) => receiver.borrow().clone(),
-        };
-        self.note(&secret);
-        (secret != *refused).then_some(secret)
+        if let Source::File(file) = &self.source {
+            file.after_refusal(refused).await;
+        }
+        Some(self.current()).filter(|secret| secret != refused)
     }
 
     /// 1 for the first secret, and one more for each change that was seen.
@@ -122,20 +119,24 @@ impl SecretSource {
         self.changes.load(Ordering::Relaxed) + 1
     }
 
-    /// Tells operators that a rotation has arrived.
-    fn note(&self, secret: &SharedSecret) {
-        let before = {
+    /// Reads the secret, and says so if it is another one than before.
+    fn noted(&self, read: impl FnOnce() -> SharedSecret) -> SharedSecret {
+        let (secret, is_changed) = {
+            // Read under the lock: of two mints during a rotation, the one that read first must not be the last to note.
             let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
-            if in_use.as_ref() == Some(secret) {
-                return;
+            let secret = read();
+            let is_changed = in_use.as_ref().is_some_and(|before| *before != secret);
+            if is_changed || in_use.is_none() {
+                *in_use = Some(secret.clone());
             }
-            in_use.replace(secret.clone())
+            (secret, is_changed)
         };
-        if before.is_some() {
+        if is_changed {
             self.changes.fetch_add(1, Ordering::Relaxed);
             info!("the shared secret was changed, and the new one is used from now on");
             super::metrics::secret_changed();
         }
+        secret
     }
 }
 
@@ -145,8 +146,8 @@ impl SecretSource {
 /// rotation needs no restart. When the file cannot be read, is empty, or is being written, the last valid secret stays
 /// in use, with a warning. Replace it by renaming a whole file over it, as Kubernetes does.
 ///
-/// A file system that hangs holds up no mint: a read is given up after 10 seconds, and the next one starts on time. No more
-/// than 4 such reads are left hanging.
+/// A file system that hangs holds up no mint: a read is given up after 10 seconds, and the next one starts on time. While 4
+/// such reads hang, one more is started every 10 minutes.
 ///
 /// # Example
 ///
@@ -175,6 +176,8 @@ struct State {
     /// When the look under way began. There is never more than one: a slow file, on a network, must not take a thread for
     /// each mint.
     looking_since: Option<Instant>,
+    /// When a read was started although all places were taken.
+    last_extra_read: Instant,
 }
 
 impl SecretFile {
@@ -189,7 +192,12 @@ impl SecretFile {
             Ok(secret) => secret,
             Err(error) => return Err(super::ConfigError::SecretFile { path, error }),
         };
-        let state = Mutex::new(State { secret, looked_at: Instant::now(), looking_since: None });
+        let state = Mutex::new(State {
+            secret,
+            looked_at: Instant::now(),
+            looking_since: None,
+            last_extra_read: Instant::now(),
+        });
         Ok(Self { path, state, looked: Notify::new(), reads: Arc::new(Semaphore::new(MOST_READS)) })
     }
 
@@ -237,24 +245,54 @@ impl SecretFile {
 
     /// Reads the file twice if there is something new in it, so that half a secret is not taken for one.
     async fn read_settled(&self) -> Result<SharedSecret, SecretFileError> {
-        let first = self.read_in_background().await?;
+        let place = Arc::clone(&self.reads).try_acquire_owned().ok().map(Arc::new);
+        if place.is_none() && !self.may_read_without_place() {
+            return Err(SecretFileError::Hangs);
+        }
+        let first = self.read_in_background(place.clone()).await?;
         if first == self.state().secret {
             return Ok(first);
         }
         sleep(SETTLED_AFTER).await;
-        let second = self.read_in_background().await?;
+        let second = self.read_in_background(place).await?;
         if first == second { Ok(second) } else { Err(SecretFileError::BeingWritten) }
     }
 
     /// On a thread that may block: the file may be on a network.
-    async fn read_in_background(&self) -> Result<SharedSecret, SecretFileError> {
-        let place = Arc::clone(&self.reads).try_acquire_owned().map_err(|_| SecretFileError::Hangs)?;
+    async fn read_in_background(
+        &self,
+        place: Option<Arc<OwnedSemaphorePermit>>,
+    ) -> Result<SharedSecret, SecretFileError> {
         let path = self.path.clone();
-        let reading = tokio::task::spawn_blocking(move || {
+        let (tell, told) = oneshot::channel();
+        // Paused time stands still only while the runtime's own threads are busy.
+        #[cfg(test)]
+        let tell = {
+            let (told_still, still) = std::sync::mpsc::channel::<()>();
+            tokio::task::spawn_blocking(move || still.recv());
+            (tell, told_still)
+        };
+        // Not on a thread of the runtime, which would wait for it when it ends.
+        let thread = std::thread::Builder::new().name("tower-released".to_owned()).spawn(move || {
             let _place = place;
-            read(&path)
+            let found = read(&path);
+            #[cfg(test)]
+            let (tell, _told_still) = tell;
+            // Nobody may be waiting any more.
+            let _ = tell.send(found);
         });
-        reading.await.unwrap_or(Err(SecretFileError::Unreadable(io::ErrorKind::Other)))
+        thread?;
+        told.await.unwrap_or(Err(SecretFileError::Unreadable(io::ErrorKind::Other)))
+    }
+
+    /// Whether one look more may hang, although all places are taken: what hangs may be a file that is not there any more.
+    fn may_read_without_place(&self) -> bool {
+        let mut state = self.state();
+        let may_read = state.last_extra_read.elapsed() >= EXTRA_READ_AFTER;
+        if may_read {
+            state.last_extra_read = Instant::now();
+        }
+        may_read
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -570,5 +608,48 @@ mod tests {
         pipe.end_all_reads(&source, "");
         pipe.replace("the new secret");
         assert_eq!(look(&source).await, secret("the new secret"));
+    }
+
+    /// A mount that is gone for good (`umount -l`, a pipe nobody writes to) never gives its four threads back.
+    #[cfg(unix)]
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_was_mended_is_read_although_four_reads_hang_for_ever() {
+        let file = TemporaryFile::new("for-ever", "the old secret");
+        let source = open(&file);
+        let pipe = Pipe::instead_of(&file);
+        for _ in 0..4 {
+            lose_a_look(&source).await;
+        }
+        pipe.replace("the new secret");
+        advance(EXTRA_READ_AFTER).await;
+        look_for(&source, LOST_AFTER).await;
+        let found = source.state().secret.clone();
+        pipe.end_all_reads(&source, "");
+        assert_eq!(found, secret("the new secret"));
+    }
+
+    /// Two mints: one reads the secret just before a rotation, the other just after, and the first is the last to say so.
+    #[test]
+    fn every_rotation_is_told_once() {
+        const ROTATIONS: u64 = 300;
+        let (push, receiver) = watch::channel(secret("number 0"));
+        let source = SecretSource::from(receiver);
+        source.current();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        source.current();
+                    }
+                });
+            }
+            for number in 1..=ROTATIONS {
+                push.send_replace(secret(&format!("number {number}")));
+                std::thread::sleep(Duration::from_millis(3));
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert!(source.generation() <= ROTATIONS + 1, "{} changes of {ROTATIONS}", source.generation() - 1);
     }
 }

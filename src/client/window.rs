@@ -40,7 +40,8 @@ impl Window {
         // A mint may be reported with a time that is a moment behind another's.
         let recent = self.buckets.iter().filter(|bucket| second.saturating_sub(bucket.second) < SECONDS);
         let (all, failed) = recent.fold((0, 0), |(all, failed), bucket| (all + bucket.all, failed + bucket.failed));
-        all >= of_at_least && f64::from(failed) >= f64::from(all) * failing_part
+        // What never failed does not fail too often, whatever part is allowed.
+        failed > 0 && all >= of_at_least && f64::from(failed) >= f64::from(all) * failing_part
     }
 
     fn second(&self, now: Instant) -> usize {

@@ -6,6 +6,7 @@
 mod support;
 
 mod admission;
+
 mod behaviours;
 mod cache_safety;
 mod cancellation;
@@ -22,6 +23,8 @@ mod logs;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod nesting;
+mod parked_and_refused;
+mod promises;
 mod proofs;
 mod properties;
 mod readiness;
