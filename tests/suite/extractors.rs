@@ -208,7 +208,7 @@ async fn only_a_grpc_call_gets_a_grpc_answer_and_no_other_answer_is_kept() {
 
 #[tokio::test]
 async fn a_layer_further_in_decides_for_itself() {
-    let nobody = resolver_fn(|_: &Parts| None::<User>);
+    let nobody = Arc::new(resolver_fn(|_: &Parts| ready(None::<User>)));
     for timing in [MintTiming::BeforeHandler, MintTiming::AlongsideHandler, MintTiming::OnExtraction] {
         let app = routes()
             .layer(ReleasedTokenLayer::new(StubMinter::new(), nobody.clone()).timing(timing))

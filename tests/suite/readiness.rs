@@ -8,7 +8,7 @@ use tokio_test::{assert_pending, assert_ready, assert_ready_ok};
 use tower::{BoxError, Service, ServiceBuilder};
 use tower_released::testing::StubMinter;
 use tower_released::{
-    AuthToken, MintError, MintErrorKind, MintTiming, Minter, PendingToken, ReleasedTokenLayer, User, always,
+    AuthToken, MintError, MintErrorKind, MintTiming, Minter, PendingToken, ReleasedTokenLayer, User,
 };
 use tower_test::mock;
 
