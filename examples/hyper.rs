@@ -1,11 +1,15 @@
 //! The layer around a plain hyper service, without any framework: `cargo run --example hyper`.
 //!
-//! It mints with the account of `RELEASED_ACCOUNT_ID` and `RELEASED_SHARED_SECRET`, or with a fake of Released if they
-//! are not set. `PORT` is 3000 by default. Sign in with a header: `curl -H 'x-user: ada' http://localhost:3000`.
+//! It mints with the account of `RELEASED_ACCOUNT_ID` and `RELEASED_SHARED_SECRET` (or `RELEASED_SHARED_SECRET_FILE`), or
+//! with a fake of Released if none of them is set. `PORT` is 3000 by default. Sign in with a header: `curl -H 'x-user: ada' http://localhost:3000`.
+
+#[path = "support/account.rs"]
+mod account;
 
 use std::convert::Infallible;
 use std::env;
 use std::error::Error;
+use std::future::ready;
 
 use http::request::Parts;
 use http::{Request, Response};
@@ -24,13 +28,14 @@ use tracing::info;
 async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().init();
 
-    let fake = if env::var_os("RELEASED_ACCOUNT_ID").is_some() { None } else { Some(FakeReleased::start().await?) };
+    let is_real = account::is_named_by(|name| env::var_os(name));
+    let fake = if is_real { None } else { Some(FakeReleased::start().await?) };
     let released = fake.as_ref().map_or_else(ReleasedClient::from_env, FakeReleased::client)?;
 
     // Trust such a header only from a proxy in front that sets it.
     let signed_in = resolver_fn(|parts: &Parts| {
-        let id = parts.headers.get("x-user")?.to_str().ok()?;
-        Some(User::new(id, format!("{id}@example.com")))
+        let id = parts.headers.get("x-user").and_then(|id| id.to_str().ok());
+        ready(id.map(|id| User::new(id, format!("{id}@example.com"))))
     });
     let service = ServiceBuilder::new().layer(ReleasedTokenLayer::new(released, signed_in)).service_fn(roadmap);
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tower::BoxError;
 
+use crate::connection::{Cause, ConnectionFailure};
 use crate::resolver::ExtractorRejected;
 use crate::token::InvalidToken;
 use crate::user::InvalidUser;
@@ -40,13 +41,14 @@ pub struct MintError {
     kind: MintErrorKind,
     status: Option<StatusCode>,
     retry_after: Option<Duration>,
+    is_turned_away: bool,
     source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
 impl MintError {
     /// An error of this kind.
     pub fn new(kind: MintErrorKind) -> Self {
-        Self { kind, status: None, retry_after: None, source: None }
+        Self { kind, status: None, retry_after: None, is_turned_away: false, source: None }
     }
 
     /// Adds when it makes sense to try again.
@@ -70,6 +72,24 @@ impl MintError {
     #[cfg(feature = "client")]
     pub(crate) fn status(&self) -> Option<StatusCode> {
         self.status
+    }
+
+    /// Of a mint that fails at once for this long, because of what became of others.
+    #[cfg(feature = "client")]
+    pub(crate) fn turned_away(kind: MintErrorKind, left: Duration) -> Self {
+        Self { is_turned_away: true, ..Self::new(kind).with_retry_after(left) }
+    }
+
+    /// Whether the mint was not sent because of what became of others: Released keeps failing, asked to wait, or refuses
+    /// the secret. The circuit has logged that once.
+    #[cfg_attr(not(feature = "client"), allow(dead_code))]
+    pub(crate) fn is_turned_away(&self) -> bool {
+        self.is_turned_away
+    }
+
+    /// Why the connection failed, and of which server, where that is known.
+    pub(crate) fn connection_failure(&self) -> Option<&ConnectionFailure> {
+        self.source.as_deref()?.downcast_ref()
     }
 
     /// Of which kind it is.
@@ -101,7 +121,7 @@ pub enum MintErrorKind {
     Overloaded,
     /// Released kept failing, so nothing is sent to it for now.
     CircuitOpen,
-    /// No connection to Released could be opened.
+    /// No connection to Released could be opened. The text names the cause, and the source the server.
     Connect,
     /// Released did not answer in time.
     Timeout,
@@ -158,7 +178,8 @@ impl MintErrorKind {
             Self::InvalidUser => "the error's source() says which one",
             Self::Resolver => "log its error in the resolver; it is not printed here, because it may name a person",
             Self::Unauthorized => {
-                "check RELEASED_SHARED_SECRET for stray spaces, or whether it was rotated in Released's settings"
+                "check RELEASED_SHARED_SECRET for stray quotes or a line break inside it, and whether the secret was \
+                 rotated in Released's settings"
             }
             Self::Rejected => {
                 "check RELEASED_ACCOUNT_ID, the token URL, and that ids and e-mail addresses are what Released expects"
@@ -169,9 +190,9 @@ impl MintErrorKind {
             Self::Connect => "check DNS, the network, proxies and the TLS certificates",
             Self::Timeout => "see whether Released, a proxy or the network is slow, or the deadline too short",
             Self::Interrupted => "the connection broke, or whoever wanted the token went away",
-            Self::Unavailable => "see Released's status; the next navigation tries again",
+            Self::Unavailable => "see Released's status; the next request tries again",
             Self::MalformedResponse => "check that the token URL leads to Released and not to a proxy's page",
-            Self::Config => "the error's source() says more",
+            Self::Config => "check how the minter is set up",
         }
     }
 }
@@ -182,10 +203,19 @@ impl fmt::Display for MintError {
         if let Some(status) = self.status {
             write!(f, " ({})", status.as_u16())?;
         }
-        match self.source().filter(|source| source.is::<InvalidUser>() || source.is::<ExtractorRejected>()) {
+        if let Some(own) = self.source().filter(|source| source.is::<InvalidUser>() || source.is::<ExtractorRejected>())
+        {
             // Its texts hold no data of the user, and are more to the point.
-            Some(own) => write!(f, ": {own}"),
-            None => write!(f, ": {}", self.kind.what_to_do()),
+            return write!(f, ": {own}");
+        }
+        match self.connection_failure() {
+            Some(failure) if self.kind == MintErrorKind::Connect && failure.cause() != Cause::Other => {
+                write!(f, " ({}): {}", failure.cause().as_str(), failure.cause().what_to_do())
+            }
+            None if self.kind == MintErrorKind::Config && self.source.is_some() => {
+                f.write_str(": the error's source() says more")
+            }
+            _ => write!(f, ": {}", self.kind.what_to_do()),
         }
     }
 }
@@ -288,6 +318,24 @@ mod tests {
     fn an_invalid_user_is_told_by_the_rule_that_is_broken() {
         let text = MintError::from(InvalidUser::IdCharacter).to_string();
         assert!(text.contains("UserId::encode"), "{text}");
+    }
+
+    #[test]
+    fn a_text_says_what_to_do_for_every_kind_of_caller() {
+        let text = |kind| MintError::new(kind).to_string();
+        let unauthorized = text(MintErrorKind::Unauthorized);
+        assert!(unauthorized.contains("stray quotes or a line break inside it"), "{unauthorized}");
+        // Of gRPC, too, where nobody navigates.
+        let unavailable = text(MintErrorKind::Unavailable);
+        assert!(unavailable.ends_with("see Released's status; the next request tries again"), "{unavailable}");
+    }
+
+    #[test]
+    fn an_error_of_the_configuration_points_to_a_source_only_if_it_has_one() {
+        let error = MintError::new(MintErrorKind::Config);
+        assert!(error.to_string().ends_with("check how the minter is set up"), "{error}");
+        let error = error.with_source("no such file");
+        assert!(error.to_string().ends_with("the error's source() says more"), "{error}");
     }
 
     #[test]

@@ -10,7 +10,11 @@
 #[cfg(feature = "axum")]
 mod axum;
 #[cfg(feature = "client")]
-mod client;
+#[cfg_attr(docsrs, doc(cfg(feature = "client")))]
+pub mod client;
+// Without a client, there are no connections.
+#[cfg_attr(not(feature = "client"), allow(dead_code))]
+mod connection;
 #[cfg(all(feature = "client", feature = "axum", any(doc, doctest)))]
 #[cfg_attr(docsrs, doc(cfg(feature = "client")))]
 pub mod docs;
@@ -38,6 +42,7 @@ pub use crate::axum::{from_extractor, token_endpoint};
 pub use crate::client::fuzzing;
 #[cfg(feature = "client")]
 #[cfg_attr(docsrs, doc(cfg(feature = "client")))]
+#[doc(inline)]
 pub use crate::client::{
     ConfigError, InvalidEndpoint, InvalidSecret, MintFuture, ReleasedClient, ReleasedClientBuilder, SecretFile,
     SecretFileError, SecretSource, SharedSecret, TokenApi,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::connection::ConnectionFailure;
 use crate::error::{MintError, MintErrorKind};
 use crate::pending::Outcome;
 use crate::telemetry::{self, debug, warn};
@@ -32,16 +33,26 @@ impl Outcomes {
 
     fn log(&self, error: &MintError) {
         let kind = error.kind();
-        // Pages that the circuit turns away: the circuit has warned when it opened.
-        if kind == MintErrorKind::CircuitOpen {
-            debug!("error.type" = kind.as_str(), "no auth token for this request: {error}");
-            return;
-        }
-        match self.may_warn(kind) {
-            Some(suppressed) => {
-                warn!("error.type" = kind.as_str(), suppressed = suppressed, "no auth token for this request: {error}");
-            }
-            None => debug!("error.type" = kind.as_str(), "no auth token for this request: {error}"),
+        let connection = error.connection_failure();
+        let (cause, server) =
+            (connection.map(|failure| failure.cause().as_str()), connection.map(ConnectionFailure::server));
+        // For pages that the circuit turns away, the circuit has warned when it opened.
+        let warns = if error.is_turned_away() { None } else { self.may_warn(kind) };
+        if let Some(suppressed) = warns {
+            warn!(
+                "error.type" = kind.as_str(),
+                cause = cause,
+                "server.address" = server,
+                suppressed = (suppressed > 0).then_some(suppressed),
+                "no auth token for this request: {error}"
+            );
+        } else {
+            debug!(
+                "error.type" = kind.as_str(),
+                cause = cause,
+                "server.address" = server,
+                "no auth token for this request: {error}"
+            );
         }
     }
 

@@ -42,8 +42,8 @@ const LONGEST_LIFE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 pub struct AuthToken {
     token: Arc<str>,
     minted_at: SystemTime,
-    // Of the clock that never jumps, unlike the one of `minted_at`.
-    arrived: Instant,
+    // The same moment by the clock that never jumps, unlike the one of `minted_at`.
+    asked_at: Instant,
 }
 
 impl AuthToken {
@@ -69,7 +69,17 @@ impl AuthToken {
         if !is_b64token(&token) {
             return Err(InvalidToken::Character);
         }
-        Ok(Self { token, minted_at, arrived: Instant::now() })
+        Ok(Self { token, minted_at, asked_at: Instant::now() })
+    }
+
+    /// Lets the token's life count from the moment when Released was asked for it, instead of from now.
+    ///
+    /// Released starts to count when it mints, which is before the reply is read, and long before if the reply lay unread
+    /// in the meantime. Counted from when the request was sent, what remains is never too much. `at` and `time` are
+    /// the same moment, taken from both clocks just before the request was sent.
+    #[cfg(feature = "client")]
+    pub(crate) fn asked_for_at(self, at: Instant, time: SystemTime) -> Self {
+        Self { asked_at: at, minted_at: time, ..self }
     }
 
     /// The token itself.
@@ -77,15 +87,20 @@ impl AuthToken {
         &self.token
     }
 
-    /// When the token arrived, by this server's clock.
+    /// When the token was asked for, by this server's clock; for a token of [`AuthToken::new`], when that was called.
     pub fn minted_at(&self) -> SystemTime {
         self.minted_at
     }
 
     /// When the embed must have used the token, by this server's clock.
     ///
-    /// That is the `exp` of the JWT where it can be read and lies within the seven days to come; else two minutes
-    /// after [`minted_at`](Self::minted_at), which is what Released documents.
+    /// The token's life counts from [`minted_at`](Self::minted_at), and is at most seven days:
+    ///
+    /// | the token is a JWT with | its life |
+    /// |---|---|
+    /// | `iat` and `exp` | `exp` less `iat`, which no wrong clock changes |
+    /// | `exp` alone | what `exp` leaves by this server's clock, but at most two minutes |
+    /// | neither, or not a JWT, or `exp` is over | two minutes, which is what Released documents |
     pub fn expires_at(&self) -> SystemTime {
         self.minted_at + self.life()
     }
@@ -93,7 +108,7 @@ impl AuthToken {
     /// How much time the embed has left to use the token; zero once it has expired. A jump of the server's clock does
     /// not change it.
     pub fn remaining(&self) -> Duration {
-        self.life().saturating_sub(self.arrived.elapsed())
+        self.life().saturating_sub(self.asked_at.elapsed())
     }
 
     /// Whether it is too late for the embed to use the token.
@@ -168,19 +183,26 @@ fn is_b64token(token: &str) -> bool {
     !unpadded.is_empty() && unpadded.bytes().fold(true, |all, byte| all & is_legal(byte))
 }
 
-/// The life that a JWT's `exp` claim (RFC 7519, section 4.1.4) gives a token. Only a hint: nobody has checked the
-/// signature, and the two clocks may differ.
+/// The life that a JWT's `iat` and `exp` claims (RFC 7519, sections 4.1.4 and 4.1.6) give a token. Only a hint: nobody has
+/// checked the signature.
 fn life_told_by(token: &str, minted_at: SystemTime) -> Option<Duration> {
     #[derive(Deserialize)]
     struct Claims {
         // A NumericDate may have a fraction.
         exp: f64,
+        iat: Option<f64>,
     }
     let payload = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-    let Claims { exp } = serde_json::from_slice(&payload).ok()?;
-    let expires_at = SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(exp).ok()?)?;
-    let life = expires_at.duration_since(minted_at).ok()?;
-    (!life.is_zero() && life <= LONGEST_LIFE).then_some(life)
+    let Claims { exp, iat } = serde_json::from_slice(&payload).ok()?;
+    let life = if let Some(iat) = iat {
+        // Both are of Released's clock, so it does not matter how wrong this server's is.
+        Duration::try_from_secs_f64(exp - iat).ok()?.min(LONGEST_LIFE)
+    } else {
+        // The two clocks may differ, so no more than what is documented is believed.
+        let expires_at = SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(exp).ok()?)?;
+        expires_at.duration_since(minted_at).ok()?.min(DOCUMENTED_LIFE)
+    };
+    (!life.is_zero()).then_some(life)
 }
 
 #[cfg(test)]
@@ -207,10 +229,48 @@ mod tests {
             (120, jwt(r#"{"exp":-1}"#)),
             (120, jwt(r#"{"exp":1e300}"#)),
             (120, jwt(r#"{"exp":18446744073709551615}"#)),
+            // Without `iat` it is the own clock that counts, which may be wrong: never more than what is documented.
+            (120, jwt(r#"{"exp":1800003719}"#)),
+            (60, jwt(r#"{"exp":1800000060,"iat":null}"#)),
+            (90, jwt(r#"{"exp":1900000090,"iat":1900000000}"#)),
+            (90, jwt(r#"{"exp":1700000090,"iat":1700000000}"#)),
+            (7 * 24 * 3600, jwt(r#"{"exp":1800604801,"iat":1800000000}"#)),
+            (120, jwt(r#"{"exp":1e300,"iat":0}"#)),
+            (120, jwt(r#"{"exp":1e308,"iat":-1e308}"#)),
+            (120, jwt(r#"{"exp":1800000000,"iat":1800000000}"#)),
+            (120, jwt(r#"{"exp":1800000000,"iat":1800000060}"#)),
+            (120, jwt(r#"{"exp":1800000060,"iat":"1800000000"}"#)),
         ] {
             let token = AuthToken::minted(token.into(), minted_at).expect("a legal token");
             assert_eq!(token.expires_at(), minted_at + Duration::from_secs(seconds), "{}", token.as_str());
         }
+    }
+
+    #[test]
+    fn the_life_of_a_token_does_not_depend_on_how_wrong_the_clock_is() {
+        let issued_at = 1_800_000_000_u64;
+        let token = jwt(&format!(r#"{{"iat":{issued_at},"exp":{}}}"#, issued_at + 120));
+        for minutes_wrong in [-60_i64, -2, -1, 0, 1, 2, 60] {
+            let minted_at =
+                SystemTime::UNIX_EPOCH + Duration::from_secs(issued_at.saturating_add_signed(minutes_wrong * 60));
+            let token = AuthToken::minted(token.as_str().into(), minted_at).expect("a legal token");
+            assert_eq!(token.expires_at(), minted_at + Duration::from_secs(120), "{minutes_wrong}");
+            assert!(token.remaining() > Duration::from_secs(110), "{minutes_wrong}");
+        }
+    }
+
+    #[cfg(feature = "client")]
+    #[test]
+    fn a_reply_that_lay_unread_does_not_make_its_token_younger() {
+        let a_minute = Duration::from_secs(60);
+        let asked_at = Instant::now().checked_sub(a_minute).expect("this machine runs for a minute");
+        let time = SystemTime::now() - a_minute;
+        let token = AuthToken::new("opaque").expect("a legal token").asked_for_at(asked_at, time);
+        assert!(token.remaining() <= a_minute && !token.is_expired());
+        assert_eq!((token.minted_at(), token.expires_at()), (time, time + 2 * a_minute));
+
+        let token = AuthToken::new(jwt(r#"{"iat":0,"exp":30}"#)).expect("a legal token").asked_for_at(asked_at, time);
+        assert!(token.is_expired());
     }
 
     #[test]
@@ -223,7 +283,7 @@ mod tests {
         // It lives for a millionth of a second.
         let minted_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         let token = AuthToken::minted(jwt(r#"{"exp":1800000000.000001}"#).into(), minted_at).expect("a legal token");
-        while token.arrived.elapsed() < Duration::from_millis(1) {
+        while token.asked_at.elapsed() < Duration::from_millis(1) {
             std::hint::spin_loop();
         }
         assert!(token.is_expired());

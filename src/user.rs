@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use email_address::{EmailAddress, Options};
+use email_address::EmailAddress;
 use sha2::{Digest, Sha256};
 use url::Url;
 
@@ -53,21 +53,27 @@ impl User {
     ///
     /// # Errors
     ///
-    /// If the id is not 1 to 255 of `a-z A-Z 0-9 : _ -`, or the e-mail address is not a bare RFC 5322 address.
+    /// If the id is not 1 to 255 of `a-z A-Z 0-9 : _ -`, or the e-mail address is not a bare RFC 5322 address: one without
+    /// a display name, angle brackets, control characters, or white space around it.
     pub fn new(id: impl Into<String>, email: impl Into<String>) -> Result<Self, InvalidUser> {
         let id = UserId::new(id)?;
         let email = email.into();
-        let bare_address = Options::default().without_display_text();
-        EmailAddress::parse_with_options(&email, bare_address).map_err(|_| InvalidUser::Email)?;
+        if !is_bare_address(&email) {
+            return Err(InvalidUser::Email);
+        }
         Ok(Self { id, email, name: None, avatar_url: None })
     }
 
     /// Adds the name that Released shows for this person.
     ///
     /// A name never costs the login: one of more than 200 characters (UTF-16 code units) is cut at a character boundary,
-    /// with a `tracing` event. [`try_with_name`](Self::try_with_name) is the strict form.
+    /// with a `tracing` event. A blank name is left out. [`try_with_name`](Self::try_with_name) is the strict form.
     pub fn with_name(mut self, name: impl Into<String>) -> Self {
         let mut name = name.into();
+        if is_blank(&name) {
+            self.name = None;
+            return self;
+        }
         if let Some(end) = end_of_allowed_name(&name) {
             warn!("a user's name is longer than the 200 characters that Released accepts; it was cut");
             name.truncate(end);
@@ -76,27 +82,29 @@ impl User {
         self
     }
 
-    /// Adds the name that Released shows for this person, or refuses it.
+    /// Adds the name that Released shows for this person, or refuses it. A blank name is left out.
     ///
     /// # Errors
     ///
     /// [`InvalidUser::NameTooLong`] for more than 200 characters (UTF-16 code units).
     pub fn try_with_name(mut self, name: impl Into<String>) -> Result<Self, InvalidUser> {
-        let name = name.into();
-        if end_of_allowed_name(&name).is_some() {
+        let name = Some(name.into()).filter(|name| !is_blank(name));
+        if name.as_deref().and_then(end_of_allowed_name).is_some() {
             return Err(InvalidUser::NameTooLong);
         }
-        self.name = Some(name);
+        self.name = name;
         Ok(self)
     }
 
     /// Adds the address of a picture of this person.
     ///
-    /// A picture never costs the login: an invalid address is dropped, with a `tracing` event.
+    /// A picture never costs the login: an invalid address is dropped, with a `tracing` event. A blank address is left out.
     /// [`try_with_avatar_url`](Self::try_with_avatar_url) is the strict form.
     pub fn with_avatar_url(mut self, url: impl Into<String>) -> Self {
         let url = url.into();
-        if is_web_address(&url) {
+        if is_blank(&url) {
+            self.avatar_url = None;
+        } else if is_web_address(&url) {
             self.avatar_url = Some(url);
         } else {
             warn!("a user's avatar URL is not a valid http or https URL; it was left out");
@@ -147,6 +155,8 @@ impl fmt::Debug for User {
 
 /// An id that Released accepts: 1 to 255 of `a-z A-Z 0-9 : _ -`.
 ///
+/// [`UserId::encode`] makes an empty one of blank input, which [`User::new`] refuses.
+///
 /// `Debug` does not show it: it tells who somebody is.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct UserId(String);
@@ -179,6 +189,9 @@ impl UserId {
     /// that *looks* encoded is encoded too, or else somebody who may choose their own id could choose another's.
     /// So encode an id once, where you read it, and pass the `UserId` on.
     ///
+    /// Blank input, which is empty or only white space, stays without an id: the `UserId` is empty, and [`User::new`] fails
+    /// with [`InvalidUser::EmptyId`]. Otherwise everybody whose id is not filled in yet would be the same person to Released.
+    ///
     /// # Example
     ///
     /// ```
@@ -189,9 +202,13 @@ impl UserId {
     ///     UserId::encode("auth0|507f1f77bcf86cd799439011").as_str(),
     ///     "sha256:3166db2b9669d7bbc38954a2db7b6d39e8d50fd96d201a14fde13ee9601bbcd6",
     /// );
+    /// assert_eq!(UserId::encode(" ").as_str(), "");
     /// ```
     pub fn encode(id: impl AsRef<str>) -> Self {
         let id = id.as_ref();
+        if is_blank(id) {
+            return Self(String::new());
+        }
         match Self::new(id) {
             Ok(legal) if !looks_encoded(id) => legal,
             _ => {
@@ -205,7 +222,7 @@ impl UserId {
         }
     }
 
-    /// The id as it is sent to Released.
+    /// The id as it is sent to Released; empty if [`encode`](Self::encode) was given blank input.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -274,6 +291,21 @@ fn end_of_allowed_name(name: &str) -> Option<usize> {
     })
 }
 
+fn is_blank(text: &str) -> bool {
+    text.trim().is_empty()
+}
+
+/// The two parts are looked at by themselves: as a whole, the parser takes an address with a display name, or one in the
+/// angle brackets that belong to it.
+fn is_bare_address(email: &str) -> bool {
+    let Some((local_part, domain)) = email.rsplit_once('@') else { return false };
+    EmailAddress::is_valid_local_part(local_part)
+        && EmailAddress::is_valid_domain(domain)
+        // Stricter than RFC 5322, which allows a tab in a quoted local part, and brackets in a domain literal.
+        && !email.contains(char::is_control)
+        && !domain.contains(['<', '>'])
+}
+
 fn is_web_address(url: &str) -> bool {
     Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
 }
@@ -282,4 +314,99 @@ fn looks_encoded(id: &str) -> bool {
     id.strip_prefix(ENCODED_PREFIX).is_some_and(|digest| {
         digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ada() -> User {
+        User::new("u1", "ada@example.com").expect("valid")
+    }
+
+    #[test]
+    fn an_id_that_is_not_filled_in_makes_no_user() {
+        for blank in ["", " ", "\t\r\n", "\u{a0}\u{3000}"] {
+            let id = UserId::encode(blank);
+            assert_eq!(id.as_str(), "", "{blank:?}");
+            assert_eq!(User::new(id, "ada@example.com"), Err(InvalidUser::EmptyId), "{blank:?}");
+        }
+        assert!(User::new(UserId::encode(" 42 "), "ada@example.com").is_ok());
+    }
+
+    #[test]
+    fn only_a_bare_address_is_an_e_mail_address() {
+        for good in [
+            "ada@example.com",
+            "ada.lovelace+released@sub.example.co.uk",
+            "ada@localhost",
+            "ada@[192.0.2.1]",
+            "ada@[IPv6:2001:db8::1]",
+            "žofie@příklad.example",
+            r#""ada lovelace"@example.com"#,
+            r#""ada@home"@example.com"#,
+            r#""<ada>"@example.com"#,
+            r#""ada <lovelace"@example.com"#,
+            r#""ada\"lovelace\\"@example.com"#,
+        ] {
+            assert_eq!(User::new("u1", good).as_ref().map(User::email), Ok(good));
+        }
+        for bad in [
+            "",
+            " ",
+            "@",
+            "ada",
+            "ada@",
+            "@example.com",
+            "ada@@example.com",
+            "ada lovelace@example.com",
+            "ada@example.com, grace@example.com",
+            "mailto:ada@example.com",
+            "ada@example.com(home)",
+            // With a display name, or the brackets of one.
+            "Ada <ada@example.com>",
+            r#""Ada" <ada@example.com>"#,
+            "<ada@example.com>",
+            " <ada@example.com>",
+            "\t <ada@example.com>",
+            "\r\n <ada@example.com>",
+            " <ada@example.com> ",
+            " <ada@example.com>\n",
+            "\u{a0} <ada@example.com>",
+            r#" <"ada"@example.com>"#,
+            " <ada@[192.0.2.1]>",
+            "ada@<example.com>",
+            "ada@[<script>]",
+            // With white space or line ends around it, or control characters in it.
+            " ada@example.com",
+            "ada@example.com ",
+            "ada@example.com\n",
+            "ada@example.com\r\n",
+            "\nada@example.com",
+            "\tada@example.com",
+            "\u{a0}ada@example.com",
+            "ada@example.com\u{2028}",
+            "ada\u{85}@example.com",
+            "ada\0@example.com",
+            "ada@exam\0ple.com",
+            "ada@example.com\u{7f}",
+            "\"ada\tlovelace\"@example.com",
+            "\"ada\r\nbcc: x\"@example.com",
+            "\"ada\\\n\"@example.com",
+            "ada@[192.0.2.1\n]",
+            "ada@[192.0.2.1] ",
+        ] {
+            assert_eq!(User::new("u1", bad), Err(InvalidUser::Email), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_blank_name_or_avatar_url_is_left_out() {
+        for blank in ["", " ", "\t\r\n", "\u{a0}", &" ".repeat(300)] {
+            assert_eq!(ada().with_name(blank).name(), None, "{blank:?}");
+            assert_eq!(ada().try_with_name(blank).as_ref().map(User::name), Ok(None), "{blank:?}");
+            assert_eq!(ada().with_avatar_url(blank).avatar_url(), None, "{blank:?}");
+        }
+        assert_eq!(ada().with_name(" Ada ").name(), Some(" Ada "));
+    }
 }

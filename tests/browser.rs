@@ -1,18 +1,20 @@
 //! The demo in a real browser: headless Chromium, driven through `WebDriver`.
 //!
-//! It needs the programs `chromium` and `chromedriver`. Without them the tests are skipped, and say so; with the variable
+//! It needs the programs `chromium` and `chromedriver`. Without them the tests are ignored; with the variable
 //! `TOWER_RELEASED_BROWSER` set to `required`, they fail.
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader, Write, stderr};
+use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use fantoccini::{Client, ClientBuilder, Locator};
+use libtest_mimic::{Arguments, Trial};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tower_released::testing::{FakeReleased, Reply};
@@ -24,6 +26,46 @@ mod site;
 
 /// More than anything takes that is waited for, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Each of these runs on a runtime of its own, with a browser of its own. (The compiler warns of one that is not listed.)
+macro_rules! trials {
+    ($($test:ident,)*) => { vec![$(trial(stringify!($test), $test)),*] };
+}
+
+fn main() -> ExitCode {
+    let is_required = std::env::var("TOWER_RELEASED_BROWSER").is_ok_and(|value| value == "required");
+    let is_ignored = !is_required && !is_browser_there();
+    let trials = trials![
+        a_page_with_a_token_is_verified,
+        nobody_and_an_outage_leave_the_page,
+        a_token_that_is_too_old_is_denied,
+        the_strictest_policy_is_not_violated,
+        two_tabs_of_two_users_are_not_mixed_up,
+        a_hostile_name_changes_nothing,
+        a_cached_page_asks_for_its_token_itself_and_once,
+        an_embed_that_is_added_late_is_verified,
+        a_401_stops_the_script,
+        the_script_goes_on_when_the_outage_is_over,
+        a_page_that_comes_back_from_the_back_forward_cache_after_its_tickets_life_is_verified,
+        a_page_that_comes_back_before_released_own_script_is_there_is_verified_later,
+        a_cached_page_works_under_a_policy_that_allows_nothing_by_itself,
+        the_endpoint_keeps_the_contract_of_the_vendors_demo,
+    ];
+    let trials = trials.into_iter().map(|trial| trial.with_ignored_flag(is_ignored)).collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+fn trial<F: Future<Output = ()>>(name: &str, test: impl FnOnce(Setup) -> F + Send + 'static) -> Trial {
+    Trial::test(name, move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async { test(Setup::new().await).await });
+        Ok(())
+    })
+}
+
+fn is_browser_there() -> bool {
+    ["chromium", "chromedriver"].iter().all(|program| Command::new(program).arg("--version").output().is_ok())
+}
 
 /// The demo, the fake behind it, and a browser to look at it with.
 struct Setup {
@@ -74,18 +116,10 @@ impl Drop for Driver {
 }
 
 impl Setup {
-    /// `None` where there is no browser.
-    async fn new(name: &str) -> Option<Self> {
-        let is_there = |program: &str| Command::new(program).arg("--version").output().is_ok();
-        if !is_there("chromium") || !is_there("chromedriver") {
-            let required = std::env::var("TOWER_RELEASED_BROWSER").is_ok_and(|value| value == "required");
-            assert!(!required, "chromium and chromedriver are required, and not there");
-            // Past the test harness, which shows what passing tests print to nobody.
-            let told =
-                writeln!(stderr(), "SKIPPED: {name}, as it needs chromium and chromedriver, which are not there");
-            told.unwrap();
-            return None;
-        }
+    async fn new() -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+
+        assert!(is_browser_there(), "chromium and chromedriver are required, and not there");
         let released = Arc::new(FakeReleased::start().await.unwrap());
         let portal = site::Portal::new("demo-channel", Some(Arc::clone(&released)));
         let site = site::site(released.client().unwrap(), portal).unwrap();
@@ -93,7 +127,8 @@ impl Setup {
         let origin = format!("http://localhost:{}", listener.local_addr().unwrap().port());
         tokio::spawn(async { axum::serve(listener, site).await.unwrap() });
 
-        let profile = std::env::temp_dir().join(format!("tower-released-browser-{}-{name}", std::process::id()));
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let profile = std::env::temp_dir().join(format!("tower-released-browser-{}-{number}", std::process::id()));
         let (driver, port) = Driver::start(profile.clone()).await;
         let arguments = [
             "--headless",
@@ -118,7 +153,7 @@ impl Setup {
             .capabilities(capabilities)
             .connect(&format!("http://127.0.0.1:{port}"))
             .await;
-        Some(Self { released, origin, browser: browser.unwrap(), _driver: driver })
+        Self { released, origin, browser: browser.unwrap(), _driver: driver }
     }
 
     async fn open(&self, path: &str) {
@@ -222,9 +257,7 @@ impl fantoccini::wd::WebDriverCompatibleCommand for DevTools {
     }
 }
 
-#[tokio::test]
-async fn a_page_with_a_token_is_verified() {
-    let Some(setup) = Setup::new("verified").await else { return };
+async fn a_page_with_a_token_is_verified(setup: Setup) {
     setup.open("/").await;
     assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
     setup.open("/widget").await;
@@ -237,9 +270,7 @@ async fn a_page_with_a_token_is_verified() {
     assert_eq!(setup.violations().await, [""; 0]);
 }
 
-#[tokio::test]
-async fn nobody_and_an_outage_leave_the_page() {
-    let Some(setup) = Setup::new("nobody").await else { return };
+async fn nobody_and_an_outage_leave_the_page(setup: Setup) {
     setup.sign_in("nobody").await;
     assert!(setup.said_by("released-page").await.contains("Not signed in"));
     assert_eq!(setup.released.counts().minted, 0);
@@ -251,17 +282,13 @@ async fn nobody_and_an_outage_leave_the_page() {
     assert_eq!(note, "There is no token right now, and the page works all the same.");
 }
 
-#[tokio::test]
-async fn a_token_that_is_too_old_is_denied() {
-    let Some(setup) = Setup::new("denied").await else { return };
+async fn a_token_that_is_too_old_is_denied(setup: Setup) {
     setup.open("/").await;
     setup.submit("[value=late]").await;
     assert_eq!(setup.said_by("released-page").await, "Access denied: the token has expired");
 }
 
-#[tokio::test]
-async fn the_strictest_policy_is_not_violated() {
-    let Some(setup) = Setup::new("strict").await else { return };
+async fn the_strictest_policy_is_not_violated(setup: Setup) {
     setup.open("/strict").await;
     assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
     assert_eq!(setup.violations().await, [""; 0]);
@@ -276,9 +303,7 @@ async fn the_strictest_policy_is_not_violated() {
     }
 }
 
-#[tokio::test]
-async fn two_tabs_of_two_users_are_not_mixed_up() {
-    let Some(setup) = Setup::new("tabs").await else { return };
+async fn two_tabs_of_two_users_are_not_mixed_up(setup: Setup) {
     setup.sign_in("ada").await;
     assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
     let first = setup.browser.window().await.unwrap();
@@ -296,18 +321,14 @@ async fn two_tabs_of_two_users_are_not_mixed_up() {
     assert_eq!(setup.said_by("released-page").await, "Verified as Grace Hopper");
 }
 
-#[tokio::test]
-async fn a_hostile_name_changes_nothing() {
-    let Some(setup) = Setup::new("hostile").await else { return };
+async fn a_hostile_name_changes_nothing(setup: Setup) {
     setup.sign_in("mallory").await;
     assert_eq!(setup.said_by("released-page").await, "Verified as \"><script>Mallory</script>");
     assert_eq!(setup.run("return document.scripts.length").await, json!(2));
     assert_eq!(setup.violations().await, [""; 0]);
 }
 
-#[tokio::test]
-async fn a_cached_page_asks_for_its_token_itself_and_once() {
-    let Some(setup) = Setup::new("cached").await else { return };
+async fn a_cached_page_asks_for_its_token_itself_and_once(setup: Setup) {
     setup.open("/static").await;
     assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
     // Ten embeds that are added at once are one request.
@@ -326,9 +347,7 @@ async fn a_cached_page_asks_for_its_token_itself_and_once() {
     assert_eq!(setup.released.counts().minted, 2);
 }
 
-#[tokio::test]
-async fn an_embed_that_is_added_late_is_verified() {
-    let Some(setup) = Setup::new("late").await else { return };
+async fn an_embed_that_is_added_late_is_verified(setup: Setup) {
     setup.open("/swap").await;
     setup.click("[hx-get='/swap/portal']").await;
     assert_eq!(setup.said_by("released-page[auth-token]").await, "Verified as Ada Lovelace");
@@ -344,9 +363,7 @@ async fn an_embed_that_is_added_late_is_verified() {
     assert!(setup.released.counts().minted > before);
 }
 
-#[tokio::test]
-async fn a_401_stops_the_script() {
-    let Some(setup) = Setup::new("unauthorized").await else { return };
+async fn a_401_stops_the_script(setup: Setup) {
     setup.sign_in("nobody").await;
     setup.open("/static").await;
     let note = "return document.querySelector('#script-note').textContent.includes('has stopped')";
@@ -359,9 +376,7 @@ async fn a_401_stops_the_script() {
     setup.eventually("return window.asked === 1").await;
 }
 
-#[tokio::test]
-async fn the_script_goes_on_when_the_outage_is_over() {
-    let Some(setup) = Setup::new("recovered").await else { return };
+async fn the_script_goes_on_when_the_outage_is_over(setup: Setup) {
     setup.released.reply_always(Reply::status(500));
     setup.open("/static").await;
     setup.eventually("return document.querySelector('#script-note').textContent.includes('tries again')").await;
@@ -370,9 +385,7 @@ async fn the_script_goes_on_when_the_outage_is_over() {
     assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
 }
 
-#[tokio::test]
-async fn a_page_that_comes_back_from_the_back_forward_cache_after_its_tickets_life_is_verified() {
-    let Some(setup) = Setup::new("bfcache").await else { return };
+async fn a_page_that_comes_back_from_the_back_forward_cache_after_its_tickets_life_is_verified(setup: Setup) {
     let life = Duration::from_secs(5);
     setup.released.set_token_life(life);
     setup.open("/static").await;
@@ -387,9 +400,7 @@ async fn a_page_that_comes_back_from_the_back_forward_cache_after_its_tickets_li
     assert_eq!(setup.released.counts().minted, 1, "the embed has its session, and needs no other ticket");
 }
 
-#[tokio::test]
-async fn a_page_that_comes_back_before_released_own_script_is_there_is_verified_later() {
-    let Some(setup) = Setup::new("stale").await else { return };
+async fn a_page_that_comes_back_before_released_own_script_is_there_is_verified_later(setup: Setup) {
     // Released's own script does not come at first. So no ticket is asked for that nobody could take in time.
     setup.devtools("Network.enable", json!({})).await;
     setup.devtools("Network.setBlockedURLs", json!({ "urls": ["*/1/embed.js"] })).await;
@@ -409,18 +420,14 @@ async fn a_page_that_comes_back_before_released_own_script_is_there_is_verified_
 }
 
 /// A cached page under the strictest policy: the script's own request must be allowed, too.
-#[tokio::test]
-async fn a_cached_page_works_under_a_policy_that_allows_nothing_by_itself() {
-    let Some(setup) = Setup::new("strictcache").await else { return };
+async fn a_cached_page_works_under_a_policy_that_allows_nothing_by_itself(setup: Setup) {
     setup.open("/static-strict").await;
     assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
     assert_eq!(setup.violations().await, [""; 0]);
 }
 
 /// What the vendor's own demo expects of a server: `POST /api/released-token`, without a body.
-#[tokio::test]
-async fn the_endpoint_keeps_the_contract_of_the_vendors_demo() {
-    let Some(setup) = Setup::new("contract").await else { return };
+async fn the_endpoint_keeps_the_contract_of_the_vendors_demo(setup: Setup) {
     setup.open("/about").await;
     let answer = setup
         .browser

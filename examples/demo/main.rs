@@ -1,11 +1,14 @@
 //! A small site with a private Released portal: `cargo run --example demo`, then open the address that it prints.
 //!
-//! With `RELEASED_ACCOUNT_ID` and `RELEASED_SHARED_SECRET` set it talks to Released (or to `RELEASED_TOKEN_URL`), for
-//! the portal of `RELEASED_CHANNEL_ID`, whose frame is at `RELEASED_HUB`. Without, it starts a fake of Released in the process. `PORT` is 3000 by default.
+//! With `RELEASED_ACCOUNT_ID` and `RELEASED_SHARED_SECRET` (or `RELEASED_SHARED_SECRET_FILE`) set it talks to Released, or
+//! to `RELEASED_TOKEN_URL`, for the portal of `RELEASED_CHANNEL_ID`, whose frame is at `RELEASED_HUB`. With none of them set,
+//! it starts a fake of Released in the process. `PORT` is 3000 by default.
 
 // The address must be seen whatever is logged.
 #![allow(clippy::print_stdout)]
 
+#[path = "../support/account.rs"]
+mod account;
 mod pages;
 mod site;
 
@@ -26,11 +29,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).init();
 
-    let fake = if is_set("RELEASED_ACCOUNT_ID") || is_set("RELEASED_SHARED_SECRET") {
-        None
-    } else {
-        Some(Arc::new(FakeReleased::start().await?))
-    };
+    let is_real = account::is_named_by(|name| env::var_os(name));
+    let fake = if is_real { None } else { Some(Arc::new(FakeReleased::start().await?)) };
     let (released, channel_id) = match &fake {
         None => {
             info!("minting with the account of RELEASED_ACCOUNT_ID");
@@ -59,10 +59,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("The demo is at http://localhost:{}", listener.local_addr()?.port());
     axum::serve(listener, site(released, Portal::new(channel_id, fake))?).with_graceful_shutdown(interrupted()).await?;
     Ok(())
-}
-
-fn is_set(variable: &str) -> bool {
-    env::var_os(variable).is_some_and(|value| !value.is_empty())
 }
 
 async fn interrupted() {

@@ -1,14 +1,17 @@
 //! A gRPC service that hands its callers a Released token: `cargo run --example tonic`.
 //!
-//! It mints with the account of `RELEASED_ACCOUNT_ID` and `RELEASED_SHARED_SECRET`, or with a fake of Released if they
-//! are not set. It serves on `PORT` (50051 by default), calls itself twice, as Ada and as nobody, and goes on serving.
+//! It mints with the account of `RELEASED_ACCOUNT_ID` and `RELEASED_SHARED_SECRET` (or `RELEASED_SHARED_SECRET_FILE`), or
+//! with a fake of Released if none of them is set. It serves on `PORT` (50051 by default), calls itself twice, as Ada and as nobody, and goes on serving.
 
+#[path = "../support/account.rs"]
+mod account;
 #[rustfmt::skip]
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
 mod roadmap;
 
 use std::env;
 use std::error::Error;
+use std::future::ready;
 use std::net::Ipv4Addr;
 
 use http::request::Parts;
@@ -16,8 +19,9 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status};
+use tower_released::filter::always;
 use tower_released::testing::FakeReleased;
-use tower_released::{AuthToken, ReleasedClient, ReleasedTokenLayer, User, always, resolver_fn};
+use tower_released::{AuthToken, ReleasedClient, ReleasedTokenLayer, User, resolver_fn};
 use tracing::info;
 
 use crate::roadmap::roadmap_client::RoadmapClient;
@@ -39,13 +43,14 @@ impl Roadmap for Portals {
 async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().init();
 
-    let fake = if env::var_os("RELEASED_ACCOUNT_ID").is_some() { None } else { Some(FakeReleased::start().await?) };
+    let is_real = account::is_named_by(|name| env::var_os(name));
+    let fake = if is_real { None } else { Some(FakeReleased::start().await?) };
     let released = fake.as_ref().map_or_else(ReleasedClient::from_env, FakeReleased::client)?;
 
     // Trust such metadata only from a proxy in front that sets it.
     let signed_in = resolver_fn(|parts: &Parts| {
-        let id = parts.headers.get("x-user")?.to_str().ok()?;
-        Some(User::new(id, format!("{id}@example.com")))
+        let id = parts.headers.get("x-user").and_then(|id| id.to_str().ok());
+        ready(id.map(|id| User::new(id, format!("{id}@example.com"))))
     });
     let layer = ReleasedTokenLayer::new(released, signed_in).mint_when(always).reject_without_token();
 

@@ -20,7 +20,7 @@ use crate::token::AuthToken;
 /// | `200 {"token": "…", "expires_in": 119}` | whole seconds left; not an absolute time, because browsers' clocks lie |
 /// | `401 {"error": "…"}` | nobody is signed in |
 /// | `403 {"error": "…"}` | another site called (`Sec-Fetch-Site`, or else `Origin` against `Host`) |
-/// | `405 {"error": "…"}` | it was not `POST` |
+/// | `405` | it was not `POST`; `post(..)` answers that itself, without JSON |
 /// | `502`, `503`, `504 {"error": "…"}` | Released is failing, see [`AuthTokenRejection::status`] |
 /// | `500 {"error": "…"}` | something is wrong at this end |
 ///

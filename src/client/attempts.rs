@@ -1,11 +1,13 @@
 //! The attempts of one mint: when to try again, and after how long.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 use tokio::time::{Instant, sleep, timeout_at};
 use tower::retry::budget::{Budget, TpsBudget};
 
+use super::pool::Allowance;
 use crate::error::{MintError, MintErrorKind};
 
 /// A new attempt is only worth it if this much of the deadline is left for it.
@@ -32,6 +34,12 @@ impl Failure {
 
     pub(crate) fn transient(error: impl Into<MintError>) -> Self {
         Self { error: error.into(), is_transient: true }
+    }
+
+    /// Whether nothing was heard on the connection, or not to its end. A 408 is an answer.
+    fn is_without_answer(&self) -> bool {
+        matches!(self.error.kind(), MintErrorKind::Timeout | MintErrorKind::Interrupted)
+            && self.error.status().is_none()
     }
 }
 
@@ -78,13 +86,18 @@ impl Attempts {
         Self { limits, budget: TpsBudget::new(BUDGET_WINDOW, 1, budget) }
     }
 
-    /// Calls `attempt` with 1, 2, 3 until it succeeds, or there is no sense in another one.
+    /// Calls `attempt` with 1, 2, 3 until it succeeds, or there is no sense in another one; and with the time until which it
+    /// may take.
     /// `at_most` so often, if that is less than its own maximum.
+    ///
+    /// Calls `without_answer` after an attempt that timed out or was interrupted, be there another one or not, to let it add
+    /// what it knows to the error. What it returns allows for further attempts before the budget does.
     pub(crate) async fn run<T, A>(
         &self,
         deadline: Instant,
         at_most: u32,
-        attempt: impl Fn(u32) -> A,
+        attempt: impl Fn(u32, Instant) -> A,
+        without_answer: impl Fn(&mut MintError) -> Option<Arc<Allowance>>,
     ) -> Result<T, MintError>
     where
         A: Future<Output = Result<T, Failure>>,
@@ -93,12 +106,13 @@ impl Attempts {
         let mut number = 1;
         loop {
             let end = deadline.min(Instant::now() + self.limits.timeout);
-            let failure = match timeout_at(end, attempt(number)).await {
+            let mut failure = match timeout_at(end, attempt(number, end)).await {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(failure)) => failure,
                 Err(_elapsed) => Failure::transient(MintError::new(MintErrorKind::Timeout)),
             };
-            match self.pause_after(&failure, number, at_most, deadline) {
+            let allowance = if failure.is_without_answer() { without_answer(&mut failure.error) } else { None };
+            match self.pause_after(&failure, number, at_most, deadline, allowance.as_deref()) {
                 Some(pause) => sleep(pause).await,
                 None => return Err(failure.error),
             }
@@ -108,7 +122,14 @@ impl Attempts {
     }
 
     /// How long to pause before the next attempt, if there is to be one.
-    fn pause_after(&self, failure: &Failure, number: u32, at_most: u32, deadline: Instant) -> Option<Duration> {
+    fn pause_after(
+        &self,
+        failure: &Failure,
+        number: u32,
+        at_most: u32,
+        deadline: Instant,
+        allowance: Option<&Allowance>,
+    ) -> Option<Duration> {
         if !failure.is_transient || number >= self.limits.max.min(at_most) {
             return None;
         }
@@ -118,8 +139,9 @@ impl Attempts {
         }
         let pause = self.random_pause(number, failure.error.status()).max(asked_for);
         let left = deadline.saturating_duration_since(Instant::now());
-        // The budget last: a withdrawal is not given back.
-        (pause + WORTH_AN_ATTEMPT <= left && self.budget.withdraw()).then_some(pause)
+        // The allowance and the budget last: neither takes back.
+        let is_allowed = || allowance.is_some_and(Allowance::draw) || self.budget.withdraw();
+        (pause + WORTH_AN_ATTEMPT <= left && is_allowed()).then_some(pause)
     }
 
     /// Full jitter: anything from nothing to the whole, so that those who failed together do not come back together.
@@ -154,15 +176,25 @@ mod tests {
         Failure::transient(MintError::new(MintErrorKind::Unavailable))
     }
 
+    /// No pool, as nothing here has one.
+    fn nothing(_: &mut MintError) -> Option<Arc<Allowance>> {
+        None
+    }
+
     /// Runs attempts that fail as told, and tells the result, the number of attempts and how long they took.
     async fn run(attempts: &Attempts, fail: impl Fn(u32) -> Option<Failure>) -> (bool, u32, Duration) {
         let (start, calls) = (Instant::now(), Cell::new(0));
         let result = attempts
-            .run(start + DEADLINE, u32::MAX, |number| {
-                calls.set(number);
-                let failure = fail(number);
-                async { failure.map_or(Ok(()), Err) }
-            })
+            .run(
+                start + DEADLINE,
+                u32::MAX,
+                |number, _| {
+                    calls.set(number);
+                    let failure = fail(number);
+                    async { failure.map_or(Ok(()), Err) }
+                },
+                nothing,
+            )
             .await;
         (result.is_ok(), calls.get(), start.elapsed())
     }
@@ -181,10 +213,11 @@ mod tests {
     async fn a_caller_may_allow_fewer_attempts() {
         let calls = Cell::new(0);
         let attempts = attempts();
-        let once = attempts.run(Instant::now() + DEADLINE, 1, |number| {
+        let attempt = |number, _| {
             calls.set(number);
             async { Err::<(), _>(transient()) }
-        });
+        };
+        let once = attempts.run(Instant::now() + DEADLINE, 1, attempt, nothing);
         assert!(once.await.is_err());
         assert_eq!(calls.get(), 1);
     }
@@ -198,14 +231,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_attempt_that_stalls_leaves_time_for_another() {
         let start = Instant::now();
-        let result = attempts()
-            .run(start + DEADLINE, u32::MAX, |number| async move {
-                if number == 1 {
-                    sleep(Duration::from_secs(60)).await;
-                }
-                Ok::<_, Failure>(number)
-            })
-            .await;
+        let attempt = |number, _| async move {
+            if number == 1 {
+                sleep(Duration::from_secs(60)).await;
+            }
+            Ok::<_, Failure>(number)
+        };
+        let result = attempts().run(start + DEADLINE, u32::MAX, attempt, nothing).await;
         assert_eq!(result.expect("the second attempt"), 2);
         assert!(start.elapsed() >= Duration::from_millis(1500) && start.elapsed() < Duration::from_millis(1560));
     }
@@ -213,12 +245,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn two_stalls_end_within_the_deadline() {
         let (start, calls) = (Instant::now(), Cell::new(0));
-        let result = attempts()
-            .run(start + DEADLINE, u32::MAX, |number| {
-                calls.set(number);
-                async { std::future::pending::<Result<(), Failure>>().await }
-            })
-            .await;
+        let attempt = |number, _| {
+            calls.set(number);
+            async { std::future::pending::<Result<(), Failure>>().await }
+        };
+        let result = attempts().run(start + DEADLINE, u32::MAX, attempt, nothing).await;
         assert_eq!(result.expect_err("a stall").kind(), MintErrorKind::Timeout);
         assert_eq!(calls.get(), 2);
         assert!(start.elapsed() <= DEADLINE);
@@ -245,10 +276,11 @@ mod tests {
     async fn there_is_no_attempt_without_time_for_it() {
         let start = Instant::now();
         let attempts = attempts();
-        let result = attempts.run(start + Duration::from_millis(260), u32::MAX, |_| async {
+        let attempt = |_, _| async {
             sleep(Duration::from_millis(20)).await;
             Err::<(), _>(transient())
-        });
+        };
+        let result = attempts.run(start + Duration::from_millis(260), u32::MAX, attempt, nothing);
         assert!(result.await.is_err());
         assert_eq!(start.elapsed(), Duration::from_millis(20));
     }
@@ -260,16 +292,59 @@ mod tests {
         for _ in 0..200 {
             // Without pauses between the mints, so that none of the budget comes back with time.
             let deadline = Instant::now() + DEADLINE;
-            let _ = attempts
-                .run(deadline, u32::MAX, |_| {
-                    calls.set(calls.get() + 1);
-                    async { Err::<(), _>(transient()) }
-                })
-                .await;
+            let attempt = |_, _| {
+                calls.set(calls.get() + 1);
+                async { Err::<(), _>(transient()) }
+            };
+            let _ = attempts.run(deadline, u32::MAX, attempt, nothing).await;
         }
         // A tenth of the 200, and one a second: 10 from the start, and what came with the seconds that the pauses took.
         let extra = calls.get() - 200;
         assert!((10..=45).contains(&extra), "{extra} calls more than mints");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_attempt_without_an_answer_and_no_other_is_told_of() {
+        let of = |kind| Failure::transient(MintError::new(kind));
+        for (failure, times) in [
+            (of(MintErrorKind::Timeout), 3),
+            (of(MintErrorKind::Interrupted), 3),
+            (of(MintErrorKind::Connect), 0),
+            (transient(), 0),
+            (Failure::transient(MintError::new(MintErrorKind::Timeout).with_status(StatusCode::REQUEST_TIMEOUT)), 0),
+        ] {
+            let told = Cell::new(0);
+            let tell = |_: &mut MintError| {
+                told.set(told.get() + 1);
+                None
+            };
+            let attempt = |_, _| async { Err::<(), _>(Failure { error: failure.error.clone(), is_transient: true }) };
+            let result = attempts().run(Instant::now() + DEADLINE, u32::MAX, attempt, tell).await;
+            assert!(result.is_err());
+            assert_eq!(told.get(), times, "{:?}", failure.error);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_allowance_is_used_up_before_the_budget() {
+        let attempts = Attempts::new(AttemptLimits { max: 2, budget: 0.0, ..LIMITS });
+        let (calls, allowance) = (Cell::new(0_u32), Arc::<Allowance>::default());
+        (0..20).for_each(|_| allowance.earn());
+        let run = async |mints| {
+            let before = calls.get();
+            let attempt = |_, _| {
+                calls.set(calls.get() + 1);
+                async { Err::<(), _>(Failure::transient(MintError::new(MintErrorKind::Interrupted))) }
+            };
+            for _ in 0..mints {
+                let _ =
+                    attempts.run(Instant::now() + DEADLINE, u32::MAX, attempt, |_| Some(Arc::clone(&allowance))).await;
+            }
+            calls.get() - before - mints
+        };
+        assert_eq!(run(20).await, 20);
+        let extra = run(100).await;
+        assert!((10..=25).contains(&extra), "{extra} calls more than mints");
     }
 
     proptest! {
@@ -292,13 +367,12 @@ mod tests {
                 let calls = Cell::new(0_u32);
                 let start = Instant::now();
                 for (failures, wait) in &mints {
-                    let _ = attempts
-                        .run(Instant::now() + DEADLINE, u32::MAX, |number| {
-                            calls.set(calls.get() + 1);
-                            let failure = (number <= *failures).then(transient);
-                            async { failure.map_or(Ok(()), Err) }
-                        })
-                        .await;
+                    let attempt = |number, _| {
+                        calls.set(calls.get() + 1);
+                        let failure = (number <= *failures).then(transient);
+                        async { failure.map_or(Ok(()), Err) }
+                    };
+                    let _ = attempts.run(Instant::now() + DEADLINE, u32::MAX, attempt, nothing).await;
                     sleep(Duration::from_millis(*wait)).await;
                 }
                 (calls.get(), u32::try_from(mints.len()).unwrap(), start.elapsed())

@@ -5,17 +5,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admission::Admission;
 use super::attempts::{AttemptLimits, Attempts};
-use super::breaker::{Breaker, BreakerLimits};
+use super::circuit::CircuitLimits;
 use super::config_error::ConfigError;
 use super::endpoint::Endpoint;
 use super::exchange::Exchange;
-use super::gate::Gate;
+use super::pool::Pools;
 use super::secret::{InvalidSecret, SharedSecret};
 use super::source::{SecretFile, SecretSource};
 use super::transport::{ConnectionLimits, Transport};
 use super::wire::TokenApi;
-use super::{Limit, ReleasedClient, Shared};
+use super::{Limit, ReleasedClient, Shared, metrics};
 
 /// How long a page waits for its token, everything included.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(3);
@@ -39,7 +40,7 @@ pub struct ReleasedClientBuilder {
     deadline: Duration,
     connections: ConnectionLimits,
     attempts: AttemptLimits,
-    breaker: BreakerLimits,
+    circuit: CircuitLimits,
     max_in_flight: usize,
     queue_timeout: Duration,
     http: Option<reqwest::Client>,
@@ -55,7 +56,7 @@ impl ReleasedClientBuilder {
             deadline: DEFAULT_DEADLINE,
             connections: ConnectionLimits::DEFAULT,
             attempts: AttemptLimits::DEFAULT,
-            breaker: BreakerLimits::DEFAULT,
+            circuit: CircuitLimits::DEFAULT,
             max_in_flight: DEFAULT_MAX_IN_FLIGHT,
             queue_timeout: DEFAULT_QUEUE_TIMEOUT,
             http: None,
@@ -140,9 +141,10 @@ impl ReleasedClientBuilder {
 
     /// How many mints must fail in a row before the circuit breaker opens; 5 if never called. Zero counts as one.
     ///
-    /// It opens, too, when too many fail at all; see [`circuit_opens_at`](Self::circuit_opens_at).
+    /// It opens, too, when Released refuses the shared secret so many times in a row, for at least two users.
+    /// And it opens when too many fail at all; see [`circuit_opens_at`](Self::circuit_opens_at).
     pub fn circuit_opens_after(mut self, failures: u32) -> Self {
-        self.breaker.opens_after = failures.max(1);
+        self.circuit.opens_after = failures.max(1);
         self
     }
 
@@ -150,16 +152,16 @@ impl ReleasedClientBuilder {
     /// 20 if never called. With [`circuit_opens_after`](Self::circuit_opens_after) and this both at `u32::MAX`, it never
     /// opens.
     pub fn circuit_opens_at(mut self, failing_part: f64, of_at_least: u32) -> Self {
-        self.breaker.failing_part = failing_part;
-        self.breaker.of_at_least = of_at_least.max(1);
+        self.circuit.failing_part = failing_part;
+        self.circuit.of_at_least = of_at_least.max(1);
         self
     }
 
     /// How long the circuit breaker stays open at first, and how long at most; 5 and 60 seconds if never called, both
     /// give or take a fifth. The time doubles whenever the one mint that probes afterwards fails.
     pub fn circuit_open_for(mut self, first: Duration, longest: Duration) -> Self {
-        self.breaker.first_open = first.min(LONGEST);
-        self.breaker.longest_open = longest.min(LONGEST);
+        self.circuit.first_open = first.min(LONGEST);
+        self.circuit.longest_open = longest.min(LONGEST);
         self
     }
 
@@ -194,6 +196,12 @@ impl ReleasedClientBuilder {
     /// Then what it does is yours to answer for: switch off redirects (they would carry the person's address
     /// elsewhere), proxies for loopback, decompression and `connection_verbose` (it logs the secret). [`connect_timeout`](Self::connect_timeout),
     /// [`pool_idle_timeout`](Self::pool_idle_timeout) and [`pool_max_idle`](Self::pool_max_idle) have no effect on it.
+    ///
+    /// # Dead connections
+    ///
+    /// The failover of a load balancer can leave idle connections that never answer again. After a timeout or an interruption
+    /// the own client leaves its pool and opens a new connection. The pool of this client cannot be left: each of its dead
+    /// connections costs one attempt. Keep it small with `pool_max_idle_per_host`, or at zero.
     pub fn http_client(mut self, client: reqwest::Client) -> Self {
         self.http = Some(client);
         self
@@ -211,18 +219,18 @@ impl ReleasedClientBuilder {
         }
         let secret = self.secret?;
         let endpoint = Endpoint::parse(self.endpoint.as_deref().unwrap_or(self.api.documented_url()))?;
-        let transport = match self.http {
-            Some(client) => Transport::Reqwest(client),
+        let pools = match self.http {
+            Some(client) => Pools::only(Transport::Reqwest(client)),
             None => Transport::hyper(&endpoint, self.connections)?,
         };
+        metrics::describe();
         let shared = Shared {
             deadline: self.deadline,
-            gate: Gate::default(),
-            breaker: Breaker::new(self.breaker),
+            admission: Admission::new(self.circuit, self.deadline),
             limit: Limit::new(self.max_in_flight, self.queue_timeout),
             attempts: Attempts::new(self.attempts),
             secret,
-            exchange: Exchange::new(transport, endpoint, self.api, account_id),
+            exchange: Exchange::new(pools, endpoint, self.api, account_id),
         };
         Ok(ReleasedClient { shared: Arc::new(shared) })
     }
@@ -290,14 +298,14 @@ mod tests {
             longest_retry_after: milliseconds(1000),
             budget: 0.1,
         };
-        let breaker = BreakerLimits {
+        let circuit = CircuitLimits {
             opens_after: 5,
             failing_part: 0.5,
             of_at_least: 20,
             first_open: milliseconds(5000),
             longest_open: milliseconds(60_000),
         };
-        assert_eq!((builder.attempts, builder.breaker), (attempts, breaker));
+        assert_eq!((builder.attempts, builder.circuit), (attempts, circuit));
     }
 
     const ACCOUNT: (&str, &str) = ("RELEASED_ACCOUNT_ID", "acc");

@@ -1,6 +1,7 @@
 //! What can be wrong with a client's configuration.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use tower::BoxError;
 
@@ -21,8 +22,13 @@ pub enum ConfigError {
     AccountId,
     /// The shared secret cannot be one.
     Secret(InvalidSecret),
-    /// The secret file is of no use.
-    SecretFile(SecretFileError),
+    /// There is no secret to be had from the secret file.
+    SecretFile {
+        /// The file that [`SecretFile::open`](super::SecretFile::open) or `RELEASED_SHARED_SECRET_FILE` named.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: SecretFileError,
+    },
     /// Both `RELEASED_SHARED_SECRET` and `RELEASED_SHARED_SECRET_FILE` are set.
     AmbiguousSecret,
     /// The token URL cannot be one.
@@ -55,7 +61,7 @@ impl fmt::Display for ConfigError {
                 f.write_str("the account id (RELEASED_ACCOUNT_ID) is empty or has control characters in it")
             }
             Self::Secret(invalid) => invalid.fmt(f),
-            Self::SecretFile(error) => error.fmt(f),
+            Self::SecretFile { path, error } => write!(f, "{}: {error}", path.display()),
             Self::AmbiguousSecret => f.write_str(
                 "both RELEASED_SHARED_SECRET and RELEASED_SHARED_SECRET_FILE are set; unset the one that is not meant",
             ),
@@ -94,12 +100,6 @@ impl std::error::Error for ConfigError {
 impl From<InvalidSecret> for ConfigError {
     fn from(invalid: InvalidSecret) -> Self {
         Self::Secret(invalid)
-    }
-}
-
-impl From<SecretFileError> for ConfigError {
-    fn from(error: SecretFileError) -> Self {
-        Self::SecretFile(error)
     }
 }
 

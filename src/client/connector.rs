@@ -7,8 +7,11 @@ use std::{future, io};
 
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::{GaiAddrs, GaiFuture, GaiResolver, Name};
 use tokio::time::timeout;
 use tower::{BoxError, Service};
+
+use super::stage::{FailedStage, Stage, Staged};
 
 /// How long a connection may be idle before the system asks whether the other end is still there, how long it waits for an
 /// answer, and how often it asks.
@@ -18,9 +21,12 @@ const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration:
 #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A connector of TCP.
+pub(crate) type Tcp = Staged<HttpConnector<Resolver>>;
+
 /// Opens TCP connections.
-pub(crate) fn tcp(limit: Duration) -> HttpConnector {
-    let mut tcp = HttpConnector::new();
+pub(crate) fn tcp(limit: Duration) -> Tcp {
+    let mut tcp = HttpConnector::new_with_resolver(Resolver(GaiResolver::new()));
     // It serves TLS, too.
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -32,7 +38,36 @@ pub(crate) fn tcp(limit: Duration) -> HttpConnector {
     tcp.set_keepalive_retries(Some(retries));
     #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
     tcp.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
-    tcp
+    Stage::Tcp.of(tcp)
+}
+
+/// The system's resolver, whose errors can be told from others.
+#[derive(Clone)]
+pub(crate) struct Resolver(GaiResolver);
+
+impl Service<Name> for Resolver {
+    type Response = GaiAddrs;
+    type Error = FailedStage;
+    type Future = Resolving;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FailedStage>> {
+        self.0.poll_ready(cx).map_err(|error| FailedStage::new(Stage::Dns, error))
+    }
+
+    fn call(&mut self, name: Name) -> Resolving {
+        Resolving(self.0.call(name))
+    }
+}
+
+/// The future of a [`Resolver`].
+pub(crate) struct Resolving(GaiFuture);
+
+impl Future for Resolving {
+    type Output = Result<GaiAddrs, FailedStage>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map_err(|error| FailedStage::new(Stage::Dns, error))
+    }
 }
 
 /// A connector that gives up in time, whatever takes so long: DNS, TCP, a proxy or TLS.

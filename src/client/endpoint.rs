@@ -43,6 +43,13 @@ impl Endpoint {
         &self.uri
     }
 
+    /// The host and the port, for people.
+    pub(crate) fn server(&self) -> String {
+        // There are both in every URL of these schemes.
+        let (host, port) = (self.url.host_str().unwrap_or_default(), self.url.port_or_known_default());
+        format!("{host}:{}", port.unwrap_or_default())
+    }
+
     pub(crate) fn is_https(&self) -> bool {
         self.url.scheme() == "https"
     }

@@ -1,21 +1,23 @@
 //! One exchange with the token API: a request, its answer.
 
-use std::error::Error;
-use std::io;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body_util::BodyExt;
 use hyper::body::Body;
-use hyper_util::client::legacy;
 
 use super::attempts::Failure;
 use super::endpoint::Endpoint;
+use super::failure::transport_failure;
+use super::pool::{Allowance, Pools, Waiting};
 use super::secret::SharedSecret;
 use super::trace::ExchangeSpan;
 use super::transport::{ReplyBody, Transport};
 use super::wire::{TokenApi, parse_reply, refusal};
+use crate::connection::{Cause, ConnectionFailure};
 use crate::error::{MintError, MintErrorKind};
 use crate::token::AuthToken;
 use crate::user::User;
@@ -27,14 +29,16 @@ const MAX_REPLY_BYTES: usize = 16 * 1024;
 pub(crate) struct Exchange {
     pub(crate) endpoint: Endpoint,
     pub(crate) api: TokenApi,
-    transport: Transport,
+    pools: Pools,
+    /// The endpoint's host and port, for errors.
+    server: Arc<str>,
     account_id: String,
     /// What every request says. The places of the secret and of the length are kept for them.
     headers: HeaderMap,
 }
 
 impl Exchange {
-    pub(crate) fn new(transport: Transport, endpoint: Endpoint, api: TokenApi, account_id: String) -> Self {
+    pub(crate) fn new(pools: Pools, endpoint: Endpoint, api: TokenApi, account_id: String) -> Self {
         // All that is sent, so that no copy has to grow; and with room to spare, for whoever asks for a place in a full
         // map has it grow even if the place is taken.
         let mut headers = HeaderMap::with_capacity(12);
@@ -45,13 +49,13 @@ impl Exchange {
         headers.insert(AUTHORIZATION, HeaderValue::from_static(""));
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static(""));
         // A client of the application's own adds what it thinks right.
-        if let Transport::Hyper(_) = transport {
+        if let Transport::Hyper(_) = pools.current().transport {
             if let Some(host) = endpoint.uri().authority().and_then(|host| host.as_str().parse().ok()) {
                 headers.insert(HOST, host);
             }
             headers.insert(USER_AGENT, HeaderValue::from_static(Transport::USER_AGENT));
         }
-        Self { endpoint, api, transport, account_id, headers }
+        Self { server: endpoint.server().into(), endpoint, api, pools, account_id, headers }
     }
 
     /// Asks once. Dropping the future closes the connection unless the answer was complete.
@@ -60,18 +64,47 @@ impl Exchange {
         user: &User,
         secret: &SharedSecret,
         span: &ExchangeSpan,
+        waiting: &Waiting,
     ) -> Result<AuthToken, Failure> {
+        let pool = self.pools.current();
+        waiting.begin(&pool);
+        let asked_at = (Instant::now(), SystemTime::now());
         let body = {
-            let reply =
-                self.transport.send(self.request(user, secret)).await.map_err(|error| transport_failure(&*error))?;
-            span.status(reply.status());
+            let sending = pool.transport.send(self.request(user, secret));
+            let reply = sending.await.map_err(|error| transport_failure(&*error, &self.server))?;
+            span.answered(reply.status(), reply.version());
             // The body of a refusal is never read: nothing in it is documented, and it may quote what was sent.
             if !reply.status().is_success() {
+                waiting.end();
                 return Err(refusal(reply.status(), reply.headers()));
             }
             reply.into_body()
         };
-        parse_reply(&read_capped(body).await?).map_err(Failure::lasting)
+        let token = parse_reply(&self.read_capped(body).await?).map_err(Failure::lasting)?;
+        pool.allowance.earn();
+        Ok(token.asked_for_at(asked_at.0, asked_at.1))
+    }
+
+    /// Says that an attempt ended without an answer, and has the error name the server. Its connection may be dead, and those
+    /// in its pool with it, so the next one opens a new connection. Tells how many attempts more there may be for it.
+    pub(crate) fn ended_without_answer(&self, waiting: &Waiting, error: &mut MintError) -> Option<Arc<Allowance>> {
+        // If it does not wait for an answer, it is not the server that took too long.
+        let pool = waiting.take()?;
+        if error.connection_failure().is_none() {
+            *error = self.timed_out();
+        }
+        self.pools.retire(&pool)
+    }
+
+    /// The error of what was waited for in vain.
+    pub(crate) fn timed_out(&self) -> MintError {
+        let failure = ConnectionFailure::new(Cause::TimedOut, Arc::clone(&self.server), None);
+        MintError::new(MintErrorKind::Timeout).with_source(failure)
+    }
+
+    /// Leaves the connections that there are: whatever is sent from now on opens a new one.
+    pub(crate) fn renew_connections(&self) {
+        self.pools.renew();
     }
 
     /// Opens a connection and leaves it in the pool. It carries neither the secret nor anybody's data, so whatever is
@@ -84,9 +117,9 @@ impl Exchange {
         for name in [AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE] {
             request.headers_mut().remove(name);
         }
-        match self.transport.send(request).await {
+        match self.pools.current().transport.send(request).await {
             Ok(_) => Ok(()),
-            Err(error) => Err(transport_failure(&*error).error),
+            Err(error) => Err(transport_failure(&*error, &self.server).error),
         }
     }
 
@@ -101,84 +134,31 @@ impl Exchange {
         *request.headers_mut() = headers;
         request
     }
-}
 
-async fn read_capped(mut body: ReplyBody) -> Result<Bytes, Failure> {
-    let too_long = || Failure::lasting(MintError::new(MintErrorKind::MalformedResponse));
-    if body.size_hint().lower() > MAX_REPLY_BYTES as u64 {
-        return Err(too_long());
-    }
-    // Most replies are of one piece, which is not copied. Of more, each would keep a whole buffer of hyper's.
-    let mut first = Bytes::new();
-    let mut pieces = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(piece) = frame.map_err(|error| transport_failure(&*error))?.into_data() else { continue };
-        if first.len().max(pieces.len()) + piece.len() > MAX_REPLY_BYTES {
+    async fn read_capped(&self, mut body: ReplyBody) -> Result<Bytes, Failure> {
+        let too_long = || Failure::lasting(MintError::new(MintErrorKind::MalformedResponse));
+        if body.size_hint().lower() > MAX_REPLY_BYTES as u64 {
             return Err(too_long());
         }
-        if first.is_empty() {
-            first = piece;
-            continue;
+        // Most replies are of one piece, which is not copied. Of more, each would keep a whole buffer of hyper's.
+        let mut first = Bytes::new();
+        let mut pieces = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(piece) = frame.map_err(|error| transport_failure(&*error, &self.server))?.into_data() else {
+                continue;
+            };
+            if first.len().max(pieces.len()) + piece.len() > MAX_REPLY_BYTES {
+                return Err(too_long());
+            }
+            if first.is_empty() {
+                first = piece;
+                continue;
+            }
+            if pieces.is_empty() {
+                pieces.extend_from_slice(&first);
+            }
+            pieces.extend_from_slice(&piece);
         }
-        if pieces.is_empty() {
-            pieces.extend_from_slice(&first);
-        }
-        pieces.extend_from_slice(&piece);
+        Ok(if pieces.is_empty() { first } else { pieces.into() })
     }
-    Ok(if pieces.is_empty() { first } else { pieces.into() })
-}
-
-/// What a failure below HTTP is, and whether it may pass. The error itself is not kept, for its texts may hold the URL and
-/// what the remote end wrote; only the operating system's own error is, made anew from its number.
-fn transport_failure(error: &(dyn Error + 'static)) -> Failure {
-    let kind = if causes(error).any(is_timeout) {
-        MintErrorKind::Timeout
-    } else if causes(error).any(is_connect) {
-        MintErrorKind::Connect
-    } else if causes(error).any(is_unreadable) {
-        MintErrorKind::MalformedResponse
-    } else {
-        MintErrorKind::Interrupted
-    };
-    let mut mint_error = MintError::new(kind);
-    if let Some(code) = causes(error).find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error()) {
-        mint_error = mint_error.with_source(io::Error::from_raw_os_error(code));
-    }
-    let is_transient = match kind {
-        MintErrorKind::Connect => !is_bad_certificate(error),
-        MintErrorKind::MalformedResponse => false,
-        _ => true,
-    };
-    Failure { error: mint_error, is_transient }
-}
-
-fn is_timeout(cause: &(dyn Error + 'static)) -> bool {
-    cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
-        || cause.downcast_ref().is_some_and(reqwest::Error::is_timeout)
-}
-
-/// Of hyper's client, which is within reqwest, too.
-fn is_connect(cause: &(dyn Error + 'static)) -> bool {
-    cause.downcast_ref().is_some_and(legacy::Error::is_connect)
-}
-
-/// Whether something answered that does not speak HTTP as it should.
-fn is_unreadable(cause: &(dyn Error + 'static)) -> bool {
-    cause.downcast_ref().is_some_and(hyper::Error::is_parse)
-}
-
-/// Whether a certificate is at fault, which waiting does not mend. Each TLS library has a type of its own for that, but
-/// all say it in the same word. The outermost error is left out, as reqwest's quotes the URL.
-fn is_bad_certificate(error: &(dyn Error + 'static)) -> bool {
-    causes(error).skip(1).any(|cause| cause.to_string().contains("certificate"))
-}
-
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error| {
-        // An error that was put into an `io::Error`, as TLS libraries do, is not its source, but in its place.
-        match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        }
-    })
 }

@@ -5,7 +5,31 @@
 #[cfg(feature = "metrics")]
 use tokio::time::Instant;
 
+use super::status::CircuitReason;
 use crate::error::MintError;
+
+/// Tells the recorder what each number is. The same texts again, from another client, change nothing.
+pub(crate) fn describe() {
+    #[cfg(feature = "metrics")]
+    {
+        use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+        describe_histogram!(
+            "released_mint_duration_seconds",
+            Unit::Seconds,
+            "How long mints take, by outcome: minted, or the kind of the error"
+        );
+        describe_gauge!("released_mints_in_flight", Unit::Count, "Mints that are under way, of all clients");
+        describe_gauge!(
+            "released_circuit_open",
+            Unit::Count,
+            "Clients whose mints fail at once, by reason: failing, throttled, refused"
+        );
+        describe_counter!("released_mint_retries_total", Unit::Count, "Attempts that were not a mint's first");
+        describe_counter!("released_mint_shed_total", Unit::Count, "Mints that failed because too many were in flight");
+        describe_counter!("released_secret_changes_total", Unit::Count, "Changes of the shared secret that were seen");
+    }
+}
 
 /// How long a mint takes, by how it ends.
 pub(crate) struct MintTimer {
@@ -32,6 +56,24 @@ impl MintTimer {
     }
 }
 
+/// Counts a mint for as long as it is in flight.
+pub(crate) struct InFlight(());
+
+impl InFlight {
+    pub(crate) fn start() -> Self {
+        #[cfg(feature = "metrics")]
+        metrics::gauge!("released_mints_in_flight").increment(1.0);
+        Self(())
+    }
+}
+
+#[cfg(feature = "metrics")]
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        metrics::gauge!("released_mints_in_flight").decrement(1.0);
+    }
+}
+
 /// An attempt that was not the first.
 pub(crate) fn retried() {
     #[cfg(feature = "metrics")]
@@ -44,11 +86,26 @@ pub(crate) fn shed() {
     metrics::counter!("released_mint_shed_total").increment(1);
 }
 
-/// Whether the circuit breaker is open: 1 or 0.
-pub(crate) fn circuit_open(open: bool) {
+/// Every reason, at 0: a dashboard shows what does not happen, too.
+pub(crate) fn circuit_closed() {
     #[cfg(feature = "metrics")]
-    metrics::gauge!("released_circuit_open").set(if open { 1.0 } else { 0.0 });
-    let _ = open;
+    for reason in CircuitReason::ALL {
+        metrics::gauge!("released_circuit_open", "reason" => reason.as_str()).increment(0.0);
+    }
+}
+
+/// Counts a client where it is now, and no longer where it was. Never `set`: another client would be overwritten.
+pub(crate) fn circuit_changed(before: Option<CircuitReason>, after: Option<CircuitReason>) {
+    #[cfg(feature = "metrics")]
+    {
+        if let Some(reason) = before {
+            metrics::gauge!("released_circuit_open", "reason" => reason.as_str()).decrement(1.0);
+        }
+        if let Some(reason) = after {
+            metrics::gauge!("released_circuit_open", "reason" => reason.as_str()).increment(1.0);
+        }
+    }
+    let _ = (before, after);
 }
 
 /// Another secret is in use.

@@ -1,50 +1,76 @@
-//! The minter over HTTP. Nothing in here knows of requests to the application, or of handlers.
+//! The client of Released's token API: the minter that most applications use.
+//!
+//! [`ReleasedClient`] mints, [`ReleasedClientBuilder`] chooses how, [`SecretSource`] says where the shared secret comes
+//! from, and [`Status`] tells a readiness page how it goes. The types of this module are at the crate's root, too, except for
+//! those of the status.
+//!
+//! # Example
+//!
+//! ```
+//! use tower_released::ReleasedClient;
+//! use tower_released::client::CircuitState;
+//!
+//! # fn main() -> Result<(), tower_released::ConfigError> {
+//! let released = ReleasedClient::builder("account", "secret").endpoint("http://127.0.0.1:9/token").build()?;
+//! assert_eq!(released.status().circuit, CircuitState::Closed);
+//! # Ok(()) }
+//! ```
 
+// Nothing in here knows of requests to the application, or of handlers.
+
+mod admission;
 mod attempts;
-mod breaker;
 mod builder;
+mod circuit;
 mod config_error;
 mod connector;
 mod endpoint;
 mod exchange;
-mod gate;
+mod failure;
 mod metrics;
+mod pool;
 mod retry_after;
 mod secret;
 mod source;
+mod stage;
+mod status;
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
 mod tls;
 mod trace;
 mod transport;
+mod window;
 mod wire;
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::StatusCode;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tower::Service;
 
 use crate::error::{MintError, MintErrorKind};
+use crate::telemetry::MintSpan;
 use crate::token::AuthToken;
 use crate::user::User;
 
+use self::admission::{Admission, Ticket};
 use self::attempts::{Attempts, Failure};
-use self::breaker::{Breaker, Verdict};
 pub use self::builder::ReleasedClientBuilder;
+use self::circuit::Verdict;
 pub use self::config_error::ConfigError;
 pub use self::endpoint::InvalidEndpoint;
 use self::exchange::Exchange;
-use self::gate::Gate;
-use self::metrics::MintTimer;
+use self::metrics::{InFlight, MintTimer};
+use self::pool::Waiting;
 pub use self::secret::{InvalidSecret, SharedSecret};
 pub use self::source::{SecretFile, SecretFileError, SecretSource};
-use self::trace::{ExchangeSpan, MintSpan};
+pub use self::status::{CircuitReason, CircuitState, LastError, Status};
+use self::trace::ExchangeSpan;
 pub use self::wire::TokenApi;
 
 /// The parts that read what others wrote, for the fuzz targets.
@@ -94,11 +120,10 @@ pub struct ReleasedClient {
     shared: Arc<Shared>,
 }
 
-/// What every mint goes through, in this order: deadline, gate, breaker, limit, attempts, one exchange.
+/// What every mint goes through, in this order: deadline, admission, limit, attempts, one exchange.
 struct Shared {
     deadline: Duration,
-    gate: Gate,
-    breaker: Breaker,
+    admission: Admission,
     limit: Limit,
     attempts: Attempts,
     secret: SecretSource,
@@ -108,47 +133,96 @@ struct Shared {
 impl Shared {
     async fn mint(&self, user: &User) -> Result<AuthToken, MintError> {
         let deadline = Instant::now() + self.deadline;
-        self.gate.pass()?;
-        let admission =
-            self.breaker.admit().map_err(|wait| MintError::new(MintErrorKind::CircuitOpen).with_retry_after(wait))?;
-        let _place = self.limit.enter(deadline).await?;
-        // A probe asks once: it is there to find out, not to succeed at any price.
-        let attempts = if admission.is_probe() { 1 } else { u32::MAX };
-        let sent = Sent::default();
-        let result = self.attempts.run(deadline, attempts, |number| self.attempt(user, number, &sent)).await;
-        admission.report(verdict(&result));
-        if let Err(error) = &result {
-            // Only what was too long to wait for is left of it.
-            if let Some(delay) = error.retry_after() {
-                self.gate.shut_for(delay, error.kind());
-            }
+        let mut ticket = self.admit(deadline).await?;
+        let mut place = self.limit.try_enter();
+        if place.is_none() {
+            // While it waits, others may find out that there is no sense in asking.
+            drop(ticket);
+            place = Some(self.limit.enter(deadline).await?);
+            ticket = self.admit(deadline).await?;
         }
+        // A probe asks once: it is there to find out, not to succeed at any price.
+        let attempts = if ticket.is_probe() { 1 } else { u32::MAX };
+        let sent = Sent::default();
+        if ticket.is_probe() {
+            // The connections in the pool may have died since it was last used.
+            self.exchange.renew_connections();
+        }
+        let attempt = |number, end| self.attempt(user, number, end, &sent);
+        let without_answer = |error: &mut MintError| self.exchange.ended_without_answer(&sent.waiting, error);
+        let result = self.attempts.run(deadline, attempts, attempt, without_answer).await;
+        ticket.report(self.verdict(&result, user, &sent), result.as_ref().err());
+        drop(place);
         result
     }
 
-    /// One attempt, and a second exchange within it if the secret was changed in the meantime.
-    async fn attempt(&self, user: &User, number: u32, sent: &Sent) -> Result<AuthToken, Failure> {
+    /// Asks whether to ask. If it is the secret that keeps mints back, looks for another one first.
+    async fn admit(&self, deadline: Instant) -> Result<Ticket<'_>, MintError> {
+        let refused = match self.admission.admit(Instant::now()) {
+            Err(error) if error.kind() == MintErrorKind::Unauthorized => error,
+            other => return other,
+        };
+        let secret = self.secret.current();
+        if !self.admission.close_for(&secret) {
+            let other = timeout_at(deadline, self.secret.other_than(&secret)).await;
+            let Ok(Some(other)) = other else { return Err(refused) };
+            self.admission.close_for(&other);
+        }
+        self.admission.admit(Instant::now())
+    }
+
+    /// What the end of a mint tells about Released.
+    fn verdict<'a>(&self, result: &Result<AuthToken, MintError>, user: &User, sent: &'a Sent) -> Verdict<'a> {
+        let Err(error) = result else { return Verdict::Success };
+        match (error.kind(), error.status()) {
+            (MintErrorKind::RateLimited, _) => Verdict::Throttled,
+            (_, Some(StatusCode::UNAUTHORIZED)) => {
+                sent.refused.get().map_or(Verdict::Unrelated, |secret| self.admission.refused(secret, user.id()))
+            }
+            // 408 and 425 among them: whoever answers so is there.
+            (_, Some(status)) if status.is_client_error() => Verdict::Unrelated,
+            (
+                MintErrorKind::Connect
+                | MintErrorKind::Timeout
+                | MintErrorKind::Interrupted
+                | MintErrorKind::Unavailable,
+                _,
+            ) => Verdict::Failure,
+            _ => Verdict::Unrelated,
+        }
+    }
+
+    /// One attempt, which is given until `end`, and a second exchange within it if the secret was changed in the meantime.
+    async fn attempt(&self, user: &User, number: u32, end: Instant, sent: &Sent) -> Result<AuthToken, Failure> {
         if number > 1 {
-            // Another mint may have been asked for patience during the pause.
-            self.gate.pass().map_err(Failure::lasting)?;
+            // Another mint may have been told to wait during the pause.
+            self.admission.check_hold(Instant::now()).map_err(Failure::lasting)?;
         }
         let exchange = async |secret: &SharedSecret| {
-            let span = ExchangeSpan::new(&self.exchange.endpoint, sent.exchanges.fetch_add(1, Ordering::Relaxed));
-            let result = span.around(self.exchange.run(user, secret, &span)).await;
+            let span = ExchangeSpan::new(&self.exchange.endpoint, sent.exchanges.fetch_add(1, Ordering::Relaxed), end);
+            let result = span.around(self.exchange.run(user, secret, &span, &sent.waiting)).await;
             span.end(&result);
             result
         };
-        let secret = self.secret.current();
-        let result = exchange(&secret).await;
-        let is_refused = matches!(&result, Err(failure) if failure.error.status() == Some(StatusCode::UNAUTHORIZED));
-        if is_refused && !sent.again.load(Ordering::Relaxed) {
+        let mut secret = self.secret.current();
+        let mut result = exchange(&secret).await;
+        if is_refused(&result) && !sent.again.load(Ordering::Relaxed) {
             if let Some(changed) = self.secret.other_than(&secret).await {
                 sent.again.store(true, Ordering::Relaxed);
-                return exchange(&changed).await;
+                secret = changed;
+                result = exchange(&secret).await;
             }
+        }
+        if is_refused(&result) {
+            // Nothing is tried again after this, so it is the only one.
+            let _ = sent.refused.set(secret);
         }
         result
     }
+}
+
+fn is_refused(result: &Result<AuthToken, Failure>) -> bool {
+    matches!(result, Err(failure) if failure.error.status() == Some(StatusCode::UNAUTHORIZED))
 }
 
 /// What was sent for one mint.
@@ -157,45 +231,52 @@ struct Sent {
     exchanges: AtomicU32,
     /// Once more, because the secret was changed.
     again: AtomicBool,
-}
-
-/// What the end of a mint tells about Released's health.
-fn verdict(result: &Result<AuthToken, MintError>) -> Verdict {
-    let Err(error) = result else { return Verdict::Success };
-    match (error.kind(), error.status()) {
-        (MintErrorKind::RateLimited, _) => Verdict::Throttled,
-        // 408 and 425 among them: whoever answers so is there.
-        (_, Some(status)) if status.is_client_error() => Verdict::Unrelated,
-        (
-            MintErrorKind::Connect | MintErrorKind::Timeout | MintErrorKind::Interrupted | MintErrorKind::Unavailable,
-            _,
-        ) => Verdict::Failure,
-        _ => Verdict::Unrelated,
-    }
+    /// The secret that Released refused in the end.
+    refused: OnceLock<SharedSecret>,
+    waiting: Waiting,
 }
 
 /// How many mints may be in flight, so that a slow Released does not eat the server.
 struct Limit {
     places: Semaphore,
+    size: usize,
     /// How long a mint waits for a place.
     patience: Duration,
 }
 
+/// A mint's place among those in flight.
+struct Place<'a> {
+    _permit: SemaphorePermit<'a>,
+    _counted: InFlight,
+}
+
 impl Limit {
     fn new(places: usize, patience: Duration) -> Self {
-        Self { places: Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS)), patience }
+        let size = places.clamp(1, Semaphore::MAX_PERMITS);
+        Self { places: Semaphore::new(size), size, patience }
     }
 
-    async fn enter(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, MintError> {
-        if let Ok(place) = self.places.try_acquire() {
-            return Ok(place);
-        }
+    fn try_enter(&self) -> Option<Place<'_>> {
+        self.places.try_acquire().ok().map(Place::new)
+    }
+
+    async fn enter(&self, deadline: Instant) -> Result<Place<'_>, MintError> {
         let left = deadline.saturating_duration_since(Instant::now());
-        if let Ok(Ok(place)) = timeout(left.min(self.patience), self.places.acquire()).await {
-            return Ok(place);
+        if let Ok(Ok(permit)) = timeout(left.min(self.patience), self.places.acquire()).await {
+            return Ok(Place::new(permit));
         }
         metrics::shed();
         Err(MintError::new(MintErrorKind::Overloaded))
+    }
+
+    fn in_flight(&self) -> usize {
+        self.size.saturating_sub(self.places.available_permits())
+    }
+}
+
+impl<'a> Place<'a> {
+    fn new(permit: SemaphorePermit<'a>) -> Self {
+        Self { _permit: permit, _counted: InFlight::start() }
     }
 }
 
@@ -234,12 +315,47 @@ impl ReleasedClient {
     ///
     /// Dropping the future cancels the mint and closes its connection.
     pub async fn mint(&self, user: &User) -> Result<AuthToken, MintError> {
-        let timer = MintTimer::start();
         let span = MintSpan::new();
-        let result = span.around(self.shared.mint(user)).await;
+        let result = span.around(self.mint_without_span(user)).await;
         span.end(&result);
+        result
+    }
+
+    /// For callers who open a span of their own around it.
+    async fn mint_without_span(&self, user: &User) -> Result<AuthToken, MintError> {
+        let timer = MintTimer::start();
+        let result = self.shared.mint(user).await;
         timer.stop(&result);
         result
+    }
+
+    /// Tells how it goes with Released, from what the mints so far have seen. Sends nothing and waits for nothing.
+    ///
+    /// Clones share their status. Show it on a page for operators. Do not take a server out of service because of it: without
+    /// a token its pages still work, and the other servers fare no better.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use tower_released::ReleasedClient;
+    ///
+    /// /// The line about Released on a readiness page.
+    /// async fn readiness(released: ReleasedClient) -> String {
+    ///     let status = released.status();
+    ///     match status.circuit.reason() {
+    ///         None => format!("released: ok, {} mints in flight", status.mints_in_flight),
+    ///         Some(reason) => format!("released: degraded ({}, {})", status.circuit.as_str(), reason.as_str()),
+    ///     }
+    /// }
+    /// # let released = ReleasedClient::builder("account", "secret").endpoint("http://127.0.0.1:9/").build().unwrap();
+    /// # let line = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(readiness(released));
+    /// # assert_eq!(line, "released: ok, 0 mints in flight");
+    /// ```
+    pub fn status(&self) -> Status {
+        let Shared { admission, limit, secret, .. } = &*self.shared;
+        let (circuit, last_success, last_error) = admission.status();
+        let (mints_in_flight, secret_generation) = (limit.in_flight(), secret.generation());
+        Status { circuit, mints_in_flight, last_success, last_error, secret_generation }
     }
 
     /// Opens a connection, so that the first mint need not: call it before the server takes traffic.
@@ -256,7 +372,7 @@ impl ReleasedClient {
     pub async fn warm_up(&self) -> Result<(), MintError> {
         timeout(self.shared.deadline, self.shared.exchange.warm_up())
             .await
-            .unwrap_or_else(|_elapsed| Err(MintError::new(MintErrorKind::Timeout)))
+            .unwrap_or_else(|_elapsed| Err(self.shared.exchange.timed_out()))
     }
 }
 
@@ -271,18 +387,20 @@ impl Service<User> for ReleasedClient {
 
     fn call(&mut self, user: User) -> MintFuture {
         let client = self.clone();
-        MintFuture { mint: Box::pin(async move { client.mint(&user).await }) }
+        // A layer's span is around the resolver, too, so that its failures are in it.
+        MintFuture { mint: Box::pin(async move { client.mint_without_span(&user).await }) }
     }
 }
 
 impl fmt::Debug for ReleasedClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shared { exchange, deadline, breaker, .. } = &*self.shared;
+        let Shared { exchange, deadline, admission, .. } = &*self.shared;
         f.debug_struct("ReleasedClient")
             .field("endpoint", &exchange.endpoint.url().as_str())
             .field("api", &exchange.api)
             .field("deadline", deadline)
-            .field("circuit_open", &breaker.is_open())
+            // Without waiting for a lock, as it may be logged from anywhere.
+            .field("circuit", &admission.try_circuit())
             .finish_non_exhaustive()
     }
 }

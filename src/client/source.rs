@@ -5,11 +5,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use zeroize::Zeroizing;
 
 use super::secret::{InvalidSecret, SharedSecret};
@@ -26,6 +27,14 @@ const LOOK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A changed file must still be the same after this long, or it is being written.
 const SETTLED_AFTER: Duration = Duration::from_millis(20);
+
+/// How long a look may take. A file system that answers at all does so within this, however busy it is; one that hangs
+/// (NFS, FUSE, a pipe) may never answer, and the next look is to start all the same.
+const LOST_AFTER: Duration = Duration::from_secs(10);
+
+/// How many reads may be under way. One that hangs cannot be cancelled and keeps its thread, of which the runtime has 512
+/// for everything that blocks.
+const MOST_READS: usize = 4;
 
 /// The longest file that is read, in bytes. Secrets are much shorter.
 const MAX_FILE_BYTES: u64 = 16 * 1024;
@@ -52,6 +61,8 @@ pub struct SecretSource {
     source: Source,
     /// The one that was last used, to tell when another comes.
     in_use: Arc<Mutex<Option<SharedSecret>>>,
+    /// How often another one came.
+    changes: Arc<AtomicU64>,
 }
 
 #[derive(Clone, Debug)]
@@ -81,7 +92,7 @@ impl From<watch::Receiver<SharedSecret>> for SecretSource {
 
 impl SecretSource {
     fn new(source: Source) -> Self {
-        Self { source, in_use: Arc::default() }
+        Self { source, in_use: Arc::default(), changes: Arc::default() }
     }
 
     /// The secret as it is known now. Nobody waits for a file.
@@ -106,6 +117,11 @@ impl SecretSource {
         (secret != *refused).then_some(secret)
     }
 
+    /// 1 for the first secret, and one more for each change that was seen.
+    pub(crate) fn generation(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed) + 1
+    }
+
     /// Tells operators that a rotation has arrived.
     fn note(&self, secret: &SharedSecret) {
         let before = {
@@ -116,6 +132,7 @@ impl SecretSource {
             in_use.replace(secret.clone())
         };
         if before.is_some() {
+            self.changes.fetch_add(1, Ordering::Relaxed);
             info!("the shared secret was changed, and the new one is used from now on");
             super::metrics::secret_changed();
         }
@@ -125,8 +142,11 @@ impl SecretSource {
 /// A file with the shared secret in it, such as a mounted Kubernetes or Docker secret.
 ///
 /// It is read again in the background: every 30 seconds, when a mint is asked for, and when Released answers 401. So a
-/// rotation needs no restart. When the file cannot be read, is empty, or is being written, the last good secret stays
+/// rotation needs no restart. When the file cannot be read, is empty, or is being written, the last valid secret stays
 /// in use, with a warning. Replace it by renaming a whole file over it, as Kubernetes does.
+///
+/// A file system that hangs holds up no mint: a read is given up after 10 seconds, and the next one starts on time. No more
+/// than 4 such reads are left hanging.
 ///
 /// # Example
 ///
@@ -144,14 +164,17 @@ pub struct SecretFile {
     state: Mutex<State>,
     /// Tells those who wait for a look that it is over.
     looked: Notify,
+    /// The places of the reads, also of those that were given up and still hang.
+    reads: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
 struct State {
     secret: SharedSecret,
     looked_at: Instant,
-    /// There is never more than one look: a file that hangs, on a network, must not take a thread for each mint.
-    is_looking: bool,
+    /// When the look under way began. There is never more than one: a slow file, on a network, must not take a thread for
+    /// each mint.
+    looking_since: Option<Instant>,
 }
 
 impl SecretFile {
@@ -162,9 +185,12 @@ impl SecretFile {
     /// If it cannot be read, or there is no secret in it.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, super::ConfigError> {
         let path = path.into();
-        let secret = read(&path)?;
-        let state = Mutex::new(State { secret, looked_at: Instant::now(), is_looking: false });
-        Ok(Self { path, state, looked: Notify::new() })
+        let secret = match read(&path) {
+            Ok(secret) => secret,
+            Err(error) => return Err(super::ConfigError::SecretFile { path, error }),
+        };
+        let state = Mutex::new(State { secret, looked_at: Instant::now(), looking_since: None });
+        Ok(Self { path, state, looked: Notify::new(), reads: Arc::new(Semaphore::new(MOST_READS)) })
     }
 
     fn current(self: &Arc<Self>) -> SharedSecret {
@@ -178,9 +204,10 @@ impl SecretFile {
         looked.as_mut().enable();
         if self.state().secret == *refused {
             self.look_if_older_than(LOOK_AFTER_REFUSAL);
-            if self.state().is_looking {
-                // If it takes longer, the next mint will know.
-                let _ = timeout(LOOK_PATIENCE, looked).await;
+            let looking_since = self.state().looking_since;
+            if let Some(since) = looking_since {
+                // From its beginning, so that a file that hangs holds up no mint after that. A later mint will know.
+                let _ = timeout_at(since + LOOK_PATIENCE, looked).await;
             }
         }
         self.state().secret.clone()
@@ -189,17 +216,20 @@ impl SecretFile {
     /// Starts a look that goes on whatever becomes of the mint that asked for it.
     fn look_if_older_than(self: &Arc<Self>, age: Duration) {
         let mut state = self.state();
-        if state.is_looking || state.looked_at.elapsed() < age {
+        if state.looking_since.is_some() || state.looked_at.elapsed() < age {
             return;
         }
-        state.is_looking = true;
+        state.looking_since = Some(Instant::now());
         drop(state);
         let look = Look { file: Arc::clone(self) };
         tokio::spawn(async move {
-            match look.file.read_settled().await {
+            // What a read finds after its look was given up goes nowhere, as another look may have found a newer secret.
+            let found = timeout(LOST_AFTER, look.file.read_settled()).await;
+            match found.unwrap_or(Err(SecretFileError::Hangs)) {
                 Ok(secret) => look.file.state().secret = secret,
                 Err(error) => {
-                    warn!("the secret file is of no use now, so the last good secret stays in use: {error}");
+                    let path = look.file.path.display().to_string();
+                    warn!(path = path, "could not reload the secret file; keeping the last valid secret: {error}");
                 }
             }
         });
@@ -207,13 +237,24 @@ impl SecretFile {
 
     /// Reads the file twice if there is something new in it, so that half a secret is not taken for one.
     async fn read_settled(&self) -> Result<SharedSecret, SecretFileError> {
-        let first = read_in_background(&self.path).await?;
+        let first = self.read_in_background().await?;
         if first == self.state().secret {
             return Ok(first);
         }
         sleep(SETTLED_AFTER).await;
-        let second = read_in_background(&self.path).await?;
+        let second = self.read_in_background().await?;
         if first == second { Ok(second) } else { Err(SecretFileError::BeingWritten) }
+    }
+
+    /// On a thread that may block: the file may be on a network.
+    async fn read_in_background(&self) -> Result<SharedSecret, SecretFileError> {
+        let place = Arc::clone(&self.reads).try_acquire_owned().map_err(|_| SecretFileError::Hangs)?;
+        let path = self.path.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            read(&path)
+        });
+        reading.await.unwrap_or(Err(SecretFileError::Unreadable(io::ErrorKind::Other)))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -230,18 +271,11 @@ struct Look {
 impl Drop for Look {
     fn drop(&mut self) {
         let mut state = self.file.state();
-        state.is_looking = false;
+        state.looking_since = None;
         state.looked_at = Instant::now();
         drop(state);
         self.file.looked.notify_waiters();
     }
-}
-
-/// On a thread that may block: the file may be on a network.
-async fn read_in_background(path: &Path) -> Result<SharedSecret, SecretFileError> {
-    let path = path.to_owned();
-    let reading = tokio::task::spawn_blocking(move || read(&path));
-    reading.await.unwrap_or(Err(SecretFileError::Unreadable(io::ErrorKind::Other)))
 }
 
 fn read(path: &Path) -> Result<SharedSecret, SecretFileError> {
@@ -264,12 +298,14 @@ fn read(path: &Path) -> Result<SharedSecret, SecretFileError> {
     Ok(SharedSecret::from_text(text)?)
 }
 
-/// Why a secret file is of no use. None of the texts holds anything of its content.
+/// Why there is no secret to be had from a secret file. None of the texts holds anything of its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SecretFileError {
     /// It cannot be read.
     Unreadable(io::ErrorKind),
+    /// It was not read within 10 seconds.
+    Hangs,
     /// It is longer than 16 KiB.
     TooLong,
     /// Its content changed while it was read.
@@ -293,13 +329,15 @@ impl From<InvalidSecret> for SecretFileError {
 impl fmt::Display for SecretFileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable(kind) => write!(
-                f,
-                "the secret file (RELEASED_SHARED_SECRET_FILE) cannot be read: {kind}; check its path and permissions"
+            Self::Unreadable(kind) => {
+                write!(f, "the secret file cannot be read: {kind}; check its path and permissions")
+            }
+            Self::Hangs => f.write_str(
+                "the secret file was not read within 10 seconds; check the file system that it is on, and that it is no pipe",
             ),
-            Self::TooLong => f.write_str("the secret file is longer than 16 KiB, so there is something else in it"),
-            Self::BeingWritten => f.write_str("the secret file is being written"),
-            Self::Invalid(invalid) => write!(f, "the secret file has no secret in it: {invalid}"),
+            Self::TooLong => f.write_str("the secret file is longer than 16 KiB; check that it is the right file"),
+            Self::BeingWritten => f.write_str("the secret file changed while it was read; rename a whole file over it"),
+            Self::Invalid(invalid) => write!(f, "the secret file has no valid secret in it: {invalid}"),
         }
     }
 }
@@ -370,7 +408,7 @@ mod tests {
         file.write("the new secret");
         advance(Duration::from_secs(29)).await;
         source.current();
-        assert!(!source.state().is_looking);
+        assert!(source.state().looking_since.is_none());
         advance(Duration::from_secs(2)).await;
         let looked = source.looked.notified();
         assert_eq!(source.current(), secret("the old secret"));
@@ -418,9 +456,119 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(source.after_refusal(&old).await, old);
             assert_eq!(source.current(), old);
-            assert!(source.state().is_looking, "it is the same look all the time");
+            assert!(source.state().looking_since.is_some(), "it is the same look all the time");
         }
         // Let the thread go, so that the test can end.
         std::fs::OpenOptions::new().write(true).open(&file.0).unwrap();
+    }
+
+    /// A pipe in the place of a file: to open it for reading takes until somebody writes to it.
+    #[cfg(unix)]
+    struct Pipe<'a>(&'a TemporaryFile);
+
+    #[cfg(unix)]
+    impl<'a> Pipe<'a> {
+        fn instead_of(file: &'a TemporaryFile) -> Self {
+            std::fs::remove_file(&file.0).unwrap();
+            let pipe = Self(file);
+            assert!(std::process::Command::new("mkfifo").arg(pipe.path()).status().unwrap().success());
+            std::os::unix::fs::symlink(pipe.path(), &file.0).unwrap();
+            pipe
+        }
+
+        fn path(&self) -> PathBuf {
+            self.0.0.with_extension("pipe")
+        }
+
+        /// Ends the reads that hang; one of them gets this content.
+        fn write(&self, content: &str) {
+            // For reading, too, so that this does not wait for a reader.
+            let mut pipe = std::fs::OpenOptions::new().read(true).write(true).open(self.path()).unwrap();
+            io::Write::write_all(&mut pipe, content.as_bytes()).unwrap();
+            // Closed before a reader has come, it would be empty.
+            std::thread::sleep(Duration::from_millis(50));
+        }
+
+        /// Ends all reads, also those whose threads are late.
+        fn end_all_reads(&self, source: &SecretFile, content: &str) {
+            while source.reads.available_permits() < MOST_READS {
+                self.write(content);
+            }
+        }
+
+        /// Puts a file in the place of the pipe, as a rotation does.
+        fn replace(&self, content: &str) {
+            std::fs::remove_file(&self.0.0).unwrap();
+            self.0.write(content);
+        }
+    }
+
+    #[cfg(unix)]
+    impl Drop for Pipe<'_> {
+        fn drop(&mut self) {
+            // Or the runtime would wait for the threads for ever, also when a test fails.
+            self.write("");
+            let _ = std::fs::remove_file(self.path());
+        }
+    }
+
+    /// Looks while time goes by, which it does not by itself while a read hangs.
+    #[cfg(unix)]
+    async fn look_for(source: &Arc<SecretFile>, at_most: Duration) {
+        let step = Duration::from_millis(1);
+        let mut looked = pin!(source.looked.notified());
+        source.look_if_older_than(Duration::ZERO);
+        let start = Instant::now();
+        while timeout(Duration::ZERO, looked.as_mut()).await.is_err() && start.elapsed() < at_most {
+            std::thread::sleep(step);
+            advance(step).await;
+        }
+    }
+
+    /// Looks at a file that hangs until the look is lost.
+    #[cfg(unix)]
+    async fn lose_a_look(source: &Arc<SecretFile>) {
+        look_for(source, Duration::from_millis(50)).await;
+        assert!(source.state().looking_since.is_some());
+        advance(LOST_AFTER).await;
+        tokio::task::yield_now().await;
+        assert!(source.state().looking_since.is_none(), "it is not lost yet");
+    }
+
+    #[cfg(unix)]
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_hung_once_is_read_again_and_what_is_read_too_late_changes_nothing() {
+        let file = TemporaryFile::new("hung", "the old secret");
+        let source = open(&file);
+        let pipe = Pipe::instead_of(&file);
+        lose_a_look(&source).await;
+        assert_eq!(source.state().secret, secret("the old secret"));
+
+        pipe.replace("the new secret");
+        look_for(&source, LOST_AFTER).await;
+        assert_eq!(source.state().secret, secret("the new secret"));
+        pipe.end_all_reads(&source, "the old secret");
+        tokio::task::yield_now().await;
+        assert_eq!(source.current(), secret("the new secret"));
+    }
+
+    #[cfg(unix)]
+    #[tokio::test(start_paused = true)]
+    async fn no_more_than_four_reads_hang_at_a_time() {
+        let file = TemporaryFile::new("four", "the old secret");
+        let source = open(&file);
+        let pipe = Pipe::instead_of(&file);
+        for hung in 1..=4 {
+            lose_a_look(&source).await;
+            assert_eq!(MOST_READS - source.reads.available_permits(), hung);
+        }
+        // A look that would take a fifth thread ends at once.
+        let before = Instant::now();
+        assert_eq!(look(&source).await, secret("the old secret"));
+        assert_eq!(before.elapsed(), Duration::ZERO);
+
+        pipe.end_all_reads(&source, "");
+        pipe.replace("the new secret");
+        assert_eq!(look(&source).await, secret("the new secret"));
     }
 }

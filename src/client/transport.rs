@@ -12,7 +12,7 @@ use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::Connect;
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
-use hyper_util::client::legacy::connect::{HttpConnector, proxy::Tunnel};
+use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::{Builder, Client, ResponseFuture};
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
 use hyper_util::client::proxy::matcher::Matcher;
@@ -20,8 +20,13 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower::BoxError;
 
 use super::config_error::ConfigError;
+#[cfg(any(feature = "rustls", feature = "native-tls"))]
+use super::connector::Tcp;
 use super::connector::{Within, tcp};
 use super::endpoint::Endpoint;
+use super::pool::Pools;
+#[cfg(any(feature = "rustls", feature = "native-tls"))]
+use super::stage::Stage;
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
 use super::tls::Tls;
 
@@ -65,8 +70,8 @@ impl Transport {
     /// What hyper's client is called. The application's own has a name of its own.
     pub(crate) const USER_AGENT: &str = concat!("tower-released/", env!("CARGO_PKG_VERSION"));
 
-    /// Over hyper, to this endpoint and to nowhere else.
-    pub(crate) fn hyper(endpoint: &Endpoint, limits: ConnectionLimits) -> Result<Self, ConfigError> {
+    /// Over hyper, to this endpoint and to nowhere else: clients that share everything but their connections.
+    pub(crate) fn hyper(endpoint: &Endpoint, limits: ConnectionLimits) -> Result<Pools, ConfigError> {
         let tcp = tcp(limits.connect_timeout);
         if !endpoint.is_https() {
             return Ok(Self::over(tcp, limits));
@@ -78,11 +83,11 @@ impl Transport {
     }
 
     #[cfg(any(feature = "rustls", feature = "native-tls"))]
-    fn over_tls(tcp: HttpConnector, endpoint: &Endpoint, limits: ConnectionLimits) -> Result<Self, ConfigError> {
+    fn over_tls(tcp: Tcp, endpoint: &Endpoint, limits: ConnectionLimits) -> Result<Pools, ConfigError> {
         let tls = Tls::new()?;
         // A proxy has no business with this machine's own addresses.
         let proxy = if endpoint.is_loopback() { None } else { Matcher::from_system().intercept(endpoint.uri()) };
-        let Some(proxy) = proxy else { return Ok(Self::over(tls.to_released(tcp), limits)) };
+        let Some(proxy) = proxy else { return Ok(Self::over(Stage::Tls.of(tls.to_released(tcp)), limits)) };
         if !matches!(proxy.uri().scheme_str(), Some("http" | "https")) {
             return Err(ConfigError::Proxy);
         }
@@ -91,23 +96,27 @@ impl Transport {
         if let Some(authorization) = proxy.basic_auth() {
             tunnel = tunnel.with_auth(authorization.clone());
         }
-        Ok(Self::over(tls.to_released(tunnel), limits))
+        Ok(Self::over(Stage::Tls.of(tls.to_released(Stage::Proxy.of(tunnel))), limits))
     }
 
-    fn over<C>(connector: C, limits: ConnectionLimits) -> Self
+    fn over<C>(connector: C, limits: ConnectionLimits) -> Pools
     where
         C: Clone + Send + Sync + 'static,
         Within<C>: Connect,
     {
-        let client: Client<_, Body> = Builder::new(TokioExecutor::new())
+        let connector = Within { connector, limit: limits.connect_timeout };
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
             .http1_max_buf_size(MAX_HEAD_BYTES)
             // One small buffer for head and body costs less than two that the kernel puts together.
             .http1_writev(false)
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(limits.idle_timeout)
-            .pool_max_idle_per_host(limits.max_idle)
-            .build(Within { connector, limit: limits.connect_timeout });
-        Self::Hyper(Box::new(move |request| client.request(request)))
+            .pool_max_idle_per_host(limits.max_idle);
+        Pools::of(move || {
+            let client: Client<_, Body> = builder.build(connector.clone());
+            Self::Hyper(Box::new(move |request| client.request(request)))
+        })
     }
 
     /// Sends a request and waits for the head of the answer. Dropping the future closes the connection that it has.

@@ -134,6 +134,13 @@ mod tests {
     }
 
     #[test]
+    fn a_blank_name_and_a_blank_avatar_url_are_not_sent() {
+        let plain = User::new("u1", "ada@example.com").expect("valid");
+        let blank = plain.clone().with_name("").with_avatar_url(" ");
+        assert_eq!(body(TokenApi::Impersonation, &blank), body(TokenApi::Impersonation, &plain));
+    }
+
+    #[test]
     fn only_a_bare_json_string_with_a_token_is_a_reply() {
         for good in [&br#""a.b.c""#[..], b" \"a.b.c\"\n", br#""a\/b""#, br#""\u0061""#] {
             assert!(parse_reply(good).is_ok(), "{}", good.escape_ascii());

@@ -3,62 +3,75 @@
 //   <released-page channel-id="…" data-released-auth="/api/released-token"></released-page>
 //
 // The endpoint answers POST with {"token", "expires_in"}. A token is a ticket: an embed exchanges it once, within two
-// minutes, for a session of its own. So there is one ticket a mount, asked for when Released's script is there to take it;
-// none is kept for a later mount, and nothing is polled.
+// minutes, for a session of its own. So each mount gets a ticket, asked for when Released's script is there to take it.
+// None is kept for a later mount.
 //
-// Events, on the element, and up from there: "released:token" with detail {expiresIn}, in seconds, and "released:error"
-// with detail {status, final, retryIn}; status is null if nothing was answered, retryIn is in milliseconds.
+// Events, which bubble from the element: "released:token" with detail {expiresIn}, in seconds, and "released:error" with
+// detail {status, final, retryIn}; status is null without an answer, retryIn is in milliseconds.
 (() => {
   "use strict";
 
   const NAMES = ["released-page", "released-widget", "released-form", "released-badge"];
   const MARK = "data-released-auth";
-  const FETCHED = "data-released-fetched"; // stands beside a ticket that this script put in
+  const FETCHED = "data-released-fetched"; // beside a ticket that this script put in
   const SELECTOR = NAMES.map((name) => `${name}[${MARK}]`).join(",");
 
   const TIMEOUT = 8_000; // the endpoint's own deadline is shorter
   const SHORTEST_PAUSE = 1_000;
   const LONGEST_PAUSE = 60_000;
-  const MARGIN = 30_000; // what a ticket must have left to be worth handing out
+  const MARGIN = 30_000; // what a ticket must have left when it is handed out
 
-  // However often the script is included, it runs once.
+  // It runs once, however often it is included.
   const ONCE = Symbol.for("released-token");
   if (window[ONCE]) return;
   window[ONCE] = true;
 
-  /** The elements that were told that there is nothing for them. */
+  /** The elements that were refused a ticket. */
   const refused = new WeakSet();
 
   /** The elements that got their ticket. */
   const served = new WeakSet();
 
-  /** What waits for a ticket, and the one request for it, by endpoint. */
+  /** Who waits for a ticket, by endpoint. */
   const counters = new Map();
 
   class Counter {
     constructor(endpoint) {
       this.endpoint = endpoint;
-      this.waiting = new Set();
-      this.flight = null;
+      this.waiting = new Set(); // those for the next flight
+      this.flight = null; // the request under way, and the elements it is for
       this.timer = null;
       this.failures = 0;
       this.notBefore = 0;
     }
 
     join(element) {
+      // A ticket goes to who asked for it: another person may have signed in since.
+      if (this.flight?.elements.has(element)) return;
       this.waiting.add(element);
-      // An answer that is under way was not minted for this mount, but not yet for any other either.
-      if (!this.flight && this.timer === null) this.open();
+      this.start();
     }
 
-    leave(element) {
-      if (this.waiting.delete(element) && this.waiting.size === 0) this.close();
+    /** Starts a flight for all who wait, those mounted at this moment included. */
+    async start() {
+      await null;
+      if (this.waiting.size > 0 && !this.flight && this.timer === null) this.open();
     }
 
-    /** Nobody waits any more. */
-    close() {
-      this.flight?.abort();
-      this.flight = null;
+    /** Forgets the elements that no longer want a ticket from this endpoint. */
+    forget() {
+      for (const elements of [this.waiting, this.flight?.elements ?? []]) {
+        for (const element of elements) if (!wants(element, this.endpoint)) elements.delete(element);
+      }
+      if (this.flight?.elements.size === 0) {
+        this.flight.abort();
+        this.flight = null;
+        this.start();
+      }
+      if (!this.flight && this.waiting.size === 0) this.reset();
+    }
+
+    reset() {
       clearTimeout(this.timer);
       this.timer = null;
       this.failures = 0;
@@ -69,31 +82,34 @@
       this.timer = null;
       // Who prerenders a page may never look at it.
       if (document.prerendering) return;
-      const flight = new AbortController();
+      const flight = Object.assign(new AbortController(), { elements: this.waiting });
       this.flight = flight;
+      this.waiting = new Set();
       const timeout = setTimeout(() => flight.abort(), TIMEOUT);
       const answer = await ask(this.endpoint, flight.signal);
       clearTimeout(timeout);
-      if (this.flight !== flight) return; // everybody left in the meantime
+      if (this.flight !== flight) return; // everybody left
       this.flight = null;
-      if (answer.token) this.serve(answer);
-      else if (answer.isFinal) this.refuse(answer);
-      else this.pause(answer);
+      if (answer.token) this.serve(flight.elements, answer);
+      else if (answer.isFinal) this.refuse(flight.elements, answer);
+      else this.pause(flight.elements, answer);
+      this.start(); // for those who came meanwhile
     }
 
-    /** Another try, ahead of its time, but never before the server wants one. */
+    /** Tries again ahead of time, but never before the server wants it. */
     hurry() {
       if (this.waiting.size > 0 && !this.flight && performance.now() >= this.notBefore) this.open();
     }
 
-    serve({ token, expiresIn, asked }) {
-      // A page that was frozen meanwhile, in the back/forward cache, may get its answer too late.
+    serve(elements, { token, expiresIn, asked }) {
+      // A page that was frozen in the back/forward cache may get its answer too late.
       const left = expiresIn * 1_000 - (performance.now() - asked);
-      if (left < Math.min(MARGIN, expiresIn * 500)) return this.open();
-      const waiting = [...this.waiting];
-      this.waiting.clear();
-      this.close();
-      for (const element of waiting) {
+      if (left < Math.min(MARGIN, expiresIn * 500)) {
+        for (const element of elements) this.waiting.add(element);
+        return;
+      }
+      this.reset();
+      for (const element of elements) {
         // Somebody else was faster.
         if (element.hasAttribute("auth-token")) continue;
         served.add(element);
@@ -103,25 +119,26 @@
       }
     }
 
-    refuse({ status }) {
-      const waiting = [...this.waiting];
-      this.waiting.clear();
-      this.close();
-      for (const element of waiting) {
+    refuse(elements, { status }) {
+      this.reset();
+      for (const element of elements) {
         refused.add(element);
         tell(element, "released:error", { status, final: true, retryIn: null });
       }
     }
 
-    pause({ status, retryAfter }) {
-      // Full jitter, so that a thousand browsers do not come back together; on top of what the server asks for, too.
+    pause(elements, { status, retryAfter }) {
+      // Full jitter, also on what the server asks for, so that a thousand browsers do not come back together.
       const longest = Math.min(LONGEST_PAUSE, SHORTEST_PAUSE * 2 ** ++this.failures);
       const random = SHORTEST_PAUSE + Math.random() * (longest - SHORTEST_PAUSE);
       const asked = retryAfter > 0 ? retryAfter + Math.random() * SHORTEST_PAUSE : 0;
       const retryIn = Math.min(LONGEST_PAUSE, Math.max(random, asked));
       this.notBefore = performance.now() + Math.min(retryIn, retryAfter);
       this.timer = setTimeout(() => this.open(), retryIn);
-      for (const element of this.waiting) tell(element, "released:error", { status, final: false, retryIn });
+      for (const element of elements) {
+        this.waiting.add(element);
+        tell(element, "released:error", { status, final: false, retryIn });
+      }
     }
   }
 
@@ -150,7 +167,7 @@
     }
   }
 
-  /** What is no JSON, such as a page to sign in with, is an answer that makes no sense. */
+  /** What is no JSON, such as a sign-in page, makes no sense. */
   function parsed(text) {
     try {
       return JSON.parse(text) ?? {};
@@ -159,7 +176,7 @@
     }
   }
 
-  /** Retry-After in seconds; a date needs the clock, which may be wrong, so it is left to chance. */
+  /** Retry-After in seconds. A date needs the clock, which may be wrong, so it is ignored. */
   function milliseconds(retryAfter) {
     const seconds = /^\d+$/.test(retryAfter ?? "") ? Number(retryAfter) : 0;
     return Math.min(seconds * 1_000, LONGEST_PAUSE);
@@ -181,16 +198,17 @@
     return found;
   }
 
-  function wants(element) {
-    return element.isConnected && element.matches(SELECTOR) && !element.hasAttribute("auth-token");
+  function wants(element, endpoint) {
+    return element.isConnected && element.getAttribute(MARK) === endpoint && !element.hasAttribute("auth-token");
   }
 
   async function mounted(element) {
-    // A copy, such as Turbo keeps of a page, brings a ticket along that was another element's.
+    // A copy, such as Turbo keeps of a page, brings another element's ticket along.
     if (element.hasAttribute(FETCHED) && !served.has(element)) withdraw(element);
     await customElements.whenDefined(element.localName);
     // The server's own ticket is as good.
-    if (wants(element) && !refused.has(element)) counterOf(element.getAttribute(MARK)).join(element);
+    const endpoint = element.getAttribute(MARK);
+    if (endpoint !== null && wants(element, endpoint) && !refused.has(element)) counterOf(endpoint).join(element);
   }
 
   function unmounted(element) {
@@ -213,11 +231,7 @@
       for (const node of addedNodes) for (const element of marked(node)) changed.add(element);
     }
     for (const element of removed) if (!element.isConnected) unmounted(element);
-    for (const [endpoint, counter] of counters) {
-      for (const element of [...counter.waiting]) {
-        if (!wants(element) || element.getAttribute(MARK) !== endpoint) counter.leave(element);
-      }
-    }
+    for (const counter of counters.values()) counter.forget();
     // What was only moved keeps its ticket; what lost it, in a morph, gets another.
     for (const element of changed) if (element.isConnected) mounted(element);
   }).observe(document, {

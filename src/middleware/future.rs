@@ -63,8 +63,8 @@ impl<S, B, F, P> ResponseFuture<S, B, F, P> {
         Self { state: State::Minting { driver: Some(driver), waiting, policy, cache_control } }
     }
 
-    pub(crate) fn responding(inner: F, driver: Driver, drives: Drives, cache_control: CacheControl) -> Self {
-        Self { state: State::Responding { inner, driver: Some(driver), drives, cache_control } }
+    pub(crate) fn responding(inner: F, driver: Driver, first: Drives, cache_control: CacheControl) -> Self {
+        Self { state: State::Responding { inner, driver: Some(driver), drives: first, cache_control } }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::minter::Minter;
 use crate::outcomes::Outcomes;
 use crate::pending::Mint;
 use crate::resolver::UserResolver;
-use crate::telemetry;
+use crate::telemetry::{self, MintSpan};
 use crate::user::InvalidUser;
 
 /// Mints a Released auth token for the signed-in user, and puts it within reach of every handler behind it.
@@ -143,7 +143,9 @@ fn mint<M: Minter, R: UserResolver>(minter: &M, resolver: &R, outcomes: &Arc<Out
             let token = minter.call(user).await.map_err(Into::into)?;
             Ok(Some(token))
         };
-        let outcome = mint.await;
+        let span = MintSpan::new();
+        let outcome = span.around(mint).await;
+        span.end(&outcome);
         started.end(&outcome);
         outcome
     })

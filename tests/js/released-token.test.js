@@ -382,6 +382,88 @@ test("nothing is polled", async () => {
   assert.deepEqual([page.requests.length, page.timers.size], [1, 0]);
 });
 
+/** An answer that comes when the test says so. */
+function held() {
+  let give;
+  return { answer: new Promise((resolve) => (give = resolve)), give: (answer = {}) => give(answer) };
+}
+
+test("a ticket that was asked for before an element was mounted is not handed to it", async () => {
+  const [ada, bob] = [held(), held()];
+  const page = new Page(PAGE, { answers: [ada.answer, bob.answer] });
+  await page.settle();
+  // The person may have changed in between.
+  await page.append(PAGE);
+  assert.equal(page.requests.length, 1, "one flight at a time");
+  ada.give({ token: "adas", expires_in: 119 });
+  await page.settle();
+  assert.deepEqual([page.tokens(), page.requests.length], [["adas", null], 2]);
+  bob.give({ token: "bobs", expires_in: 119 });
+  await page.settle();
+  assert.deepEqual([page.tokens(), page.requests.length], [["adas", "bobs"], 2]);
+});
+
+test("when all who wait for a flight leave, those who came later get a flight of their own", async () => {
+  const ada = held();
+  const page = new Page(PAGE, { answers: [ada.answer] });
+  await page.settle();
+  const [first] = page.elements();
+  await page.append(PAGE);
+  first.remove();
+  await page.settle();
+  assert.equal(page.requests[0].options.signal.aborted, true);
+  assert.deepEqual([page.tokens(), page.requests.length], [["token-2"], 2]);
+  ada.give({ token: "adas", expires_in: 119 });
+  await page.settle();
+  assert.deepEqual(page.seen, ["token-2"]);
+});
+
+test("an element that is replaced by another while its flight is under way leaves it nothing", async () => {
+  const ada = held();
+  const page = new Page(PAGE, { answers: [ada.answer] });
+  await page.settle();
+  page.document.body.innerHTML = PAGE;
+  await page.settle();
+  ada.give({ token: "adas", expires_in: 119 });
+  await page.settle();
+  assert.deepEqual([page.tokens(), page.requests.length], [["token-2"], 2]);
+});
+
+test("when everybody leaves at once, nothing more is asked for", async () => {
+  const page = new Page(PAGE, { answers: ["stall"] });
+  await page.settle();
+  await page.append(PAGE);
+  page.document.body.innerHTML = "";
+  await page.pass(600_000);
+  assert.deepEqual([page.requests.length, page.requests[0].options.signal.aborted, page.timers.size], [1, true, 0]);
+});
+
+test("a refusal ends it for those who were refused, and not for who came later", async () => {
+  const nobody = held();
+  const page = new Page(PAGE, { answers: [nobody.answer] });
+  await page.settle();
+  await page.append(PAGE);
+  nobody.give({ status: 401 });
+  await page.settle();
+  assert.deepEqual(page.tokens(), [null, "token-2"]);
+  const errors = page.events.filter(({ type }) => type === "released:error");
+  assert.deepEqual(errors.map(({ target }) => target), [page.elements()[0]]);
+});
+
+test("after a failure all who wait share the next flight, and none comes before the pause is over", async () => {
+  const failing = held();
+  const page = new Page(PAGE, { answers: [failing.answer] });
+  await page.settle();
+  await page.append(PAGE);
+  failing.give({ status: 503, retryAfter: "30" });
+  await page.settle();
+  await page.append(PAGE);
+  await page.pass(30_499);
+  assert.equal(page.requests.length, 1);
+  await page.pass(1);
+  assert.deepEqual([page.tokens(), page.requests.length], [["token-2", "token-2", "token-2"], 2]);
+});
+
 test("endpoints are asked one by one", async () => {
   const page = new Page(PAGE + PAGE.replace(ENDPOINT, "/other"));
   await page.settle();

@@ -211,7 +211,8 @@ async fn a_port_that_nobody_listens_on_is_a_connect_error() {
     drop(listener);
     let error = failure(&client).await;
     assert_eq!(error.kind(), MintErrorKind::Connect);
-    let source = std::error::Error::source(&error).unwrap();
+    // Of what failed, the operating system's own error is the source.
+    let source = std::error::Error::source(&error).and_then(|failure| failure.source()).unwrap();
     assert!(source.downcast_ref::<std::io::Error>().is_some(), "{source}");
 }
 
@@ -348,4 +349,16 @@ async fn read_request(stream: &mut tokio::net::TcpStream) -> String {
         assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0, "the client hung up");
     }
     String::from_utf8(request).unwrap()
+}
+
+#[tokio::test]
+async fn the_life_of_a_token_counts_from_when_it_was_asked_for() {
+    const LATENCY: Duration = Duration::from_millis(600);
+    let released = FakeReleased::start().await.unwrap();
+    let client = released.client().unwrap();
+    client.warm_up().await.unwrap();
+    released.set_latency(LATENCY);
+    let token = client.mint(&ada()).await.unwrap();
+    assert!(token.remaining() <= Duration::from_secs(120).checked_sub(LATENCY).unwrap(), "{:?}", token.remaining());
+    assert!(token.minted_at().elapsed().unwrap() >= LATENCY);
 }

@@ -116,11 +116,11 @@ async fn page(way: Way, pending: PendingToken) -> Response {
         Way::BodyAsksOnce => endless(async move {
             let mut asked = pin!(pending.get());
             let _ = (&mut asked).now_or_never();
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }),
         Way::BodyHolds => endless(async move {
             let _pending = pending;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }),
     }
 }

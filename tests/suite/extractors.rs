@@ -1,14 +1,18 @@
 //! What handlers take, and what clients get where there is nothing to take.
 
+use std::future::ready;
 use axum::body::Body;
 use axum::response::IntoResponse;
-use axum::routing::{any, get};
+use axum::routing::{any, get, post};
 use axum::{Extension, Json, Router};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 use tower::ServiceExt;
 use tower_released::testing::StubMinter;
 use tower_released::{
@@ -281,6 +285,24 @@ async fn the_endpoint_answers_with_a_token_and_its_whole_seconds() {
 }
 
 #[tokio::test]
+async fn the_seconds_that_the_endpoint_gives_are_the_tokens_own_however_wrong_the_clock_is() {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    for issued_at in [now - 3600, now, now + 3600] {
+        let claims = json!({ "iat": issued_at, "exp": issued_at + 120 }).to_string();
+        let token: Arc<str> = format!("eyJhbGciOiJIUzI1NiJ9.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims)).into();
+        let minter = tower::service_fn(move |_: User| {
+            let token = AuthToken::new(Arc::clone(&token)).map_err(MintError::from);
+            async { token }
+        });
+        let layer = ReleasedTokenLayer::new(minter, by_header());
+        let app = Router::new().route("/api/released-token", post(token_endpoint)).layer(layer);
+        let (status, body) = ask_endpoint(&app, Some("ada"), &[]).await;
+        assert_eq!(status, StatusCode::OK);
+        assert!((60..120).contains(&body["expires_in"].as_u64().unwrap()), "{body}");
+    }
+}
+
+#[tokio::test]
 async fn the_endpoint_answers_every_failure_with_an_error() {
     assert_eq!(ask_endpoint(&app(StubMinter::new()), None, &[]).await.0, 401);
     for (kind, expected) in [
@@ -297,6 +319,16 @@ async fn the_endpoint_answers_every_failure_with_an_error() {
     assert_eq!(status, 500);
     assert!(body["error"].as_str().unwrap().contains("ReleasedTokenLayer"), "{body}");
     assert_eq!(answer(&app(StubMinter::new()), from(Some("ada"), "/api/released-token")).await.0, 405);
+}
+
+#[tokio::test]
+async fn a_route_of_the_endpoint_by_post_answers_405_itself_and_without_json() {
+    let layer = ReleasedTokenLayer::new(StubMinter::new(), by_header());
+    let app = Router::new().route("/api/released-token", post(token_endpoint)).route_layer(layer);
+    assert_eq!(
+        answer(&app, from(Some("ada"), "/api/released-token")).await,
+        (StatusCode::METHOD_NOT_ALLOWED, String::new())
+    );
 }
 
 #[tokio::test]

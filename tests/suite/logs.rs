@@ -12,8 +12,8 @@ use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
 use tower_released::embed::csp::{self, CspLayer};
 use tower_released::testing::{FakeReleased, Reply, StubMinter};
 use tower_released::{
-    AuthToken, InvalidUser, MintError, MintErrorKind, Minter, ReleasedTokenLayer, User, UserResolver, from_extractor,
-    resolver_fn,
+    AuthToken, InvalidUser, MintError, MintErrorKind, Minter, ReleasedClient, ReleasedTokenLayer, User, UserResolver,
+    from_extractor, resolver_fn,
 };
 use tower_sessions::{MemoryStore, Session, SessionManagerLayer};
 
@@ -143,4 +143,26 @@ async fn a_csp_layer_in_the_wrong_place_is_told_once() {
     // Without a token there may be a response without a policy.
     right.oneshot(Request::new(Body::empty())).await.unwrap();
     assert_eq!(log.text(), "");
+}
+
+#[tokio::test]
+async fn a_connection_that_fails_is_logged_with_its_cause_and_the_server() {
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let client = ReleasedClient::builder("acc", "s3cret").endpoint(format!("http://{closed}/")).max_attempts(1);
+    let (log, _guard) = Log::capture_filtered("warn");
+    serve_one(client.build().unwrap(), by_header()).await;
+    let text = log.text();
+    for field in [r#"error.type="connect""#, r#"cause="refused""#, &format!("server.address=\"{closed}\"")] {
+        assert!(text.contains(field), "{field} is not in {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_resolvers_failure_is_in_the_span_of_the_mint() {
+    let (log, _guard) = Log::capture();
+    let failing = resolver_fn(|_| ready(Err::<User, BoxError>("the database is gone".into())));
+    serve_one(StubMinter::new(), failing).await;
+    let text = log.text();
+    let span = text.lines().find(|line| line.contains("released_mint{") && line.contains(" close ")).unwrap();
+    assert!(span.contains(r#"error.type="resolver""#) && span.contains(r#"otel.status_code="ERROR""#), "{span}");
 }

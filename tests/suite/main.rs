@@ -5,12 +5,16 @@
 
 mod support;
 
+mod admission;
 mod behaviours;
 mod cache_safety;
 mod cancellation;
 mod client;
+mod connections;
+mod dead_pool;
 mod driving;
 mod embed;
+mod examples;
 mod extractors;
 mod faults;
 mod leaks;

@@ -21,17 +21,18 @@ use crate::support::{ada, by_header, request_from_ada};
 /// Every metric with its labels, and how often or how much.
 type Numbers = HashMap<String, f64>;
 
-/// Runs `work` and tells what was measured during it.
-fn measured(work: impl AsyncFnOnce()) -> Numbers {
+/// Runs `work` and tells what was measured during it, and by what it returned.
+fn measured<T>(work: impl AsyncFnOnce() -> T) -> Numbers {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
-    metrics::with_local_recorder(&recorder, || {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work());
+    let metrics = metrics::with_local_recorder(&recorder, || {
+        let _kept = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work());
+        snapshotter.snapshot().into_vec()
     });
-    let metrics = snapshotter.snapshot().into_vec();
     metrics
         .into_iter()
-        .map(|(key, _, _, value)| {
+        .map(|(key, unit, description, value)| {
+            assert!(unit.is_some() && description.is_some_and(|text| !text.is_empty()), "{key:?} is not described");
             let labels: String =
                 key.key().labels().map(|label| format!(" {}={}", label.key(), label.value())).collect();
             let value = match value {
@@ -73,8 +74,9 @@ fn an_operator_can_tell_an_outage_from_too_much_traffic() {
         let client = released.client_builder().max_attempts(1).build().unwrap();
         released.reply_always(Reply::status(500));
         mint(&client, 7).await;
+        client
     });
-    assert_eq!(numbers["released_circuit_open"], 1.0);
+    assert_eq!(numbers["released_circuit_open reason=failing"], 1.0);
     assert_eq!(numbers["released_mint_duration_seconds outcome=unavailable"], 5.0);
     assert_eq!(numbers["released_mint_duration_seconds outcome=circuit_open"], 2.0);
 
@@ -92,6 +94,97 @@ fn an_operator_can_tell_an_outage_from_too_much_traffic() {
     });
     assert_eq!(numbers["released_mint_shed_total"], 2.0);
     assert_eq!(numbers["released_mint_duration_seconds outcome=overloaded"], 2.0);
+}
+
+/// A client that had five failures, of which the circuit opened.
+async fn open_client(released: &FakeReleased) -> ReleasedClient {
+    let client = released.client_builder().max_attempts(1).build().unwrap();
+    released.reply_always(Reply::status(500));
+    mint(&client, 6).await;
+    released.recover();
+    client
+}
+
+#[test]
+fn a_second_client_does_not_reset_the_first_ones_gauges() {
+    let numbers = measured(async || {
+        let released = FakeReleased::start().await.unwrap();
+        let first = open_client(&released).await;
+        let second = released.client().unwrap();
+        mint(&second, 1).await;
+        (first, second)
+    });
+    assert_eq!(numbers["released_circuit_open reason=failing"], 1.0);
+
+    let numbers = measured(async || {
+        let released = FakeReleased::start().await.unwrap();
+        (open_client(&released).await, open_client(&released).await)
+    });
+    assert_eq!(numbers["released_circuit_open reason=failing"], 2.0);
+
+    // A client that is gone is not open any more.
+    let numbers = measured(async || {
+        let released = FakeReleased::start().await.unwrap();
+        drop(open_client(&released).await);
+        open_client(&released).await
+    });
+    assert_eq!(numbers["released_circuit_open reason=failing"], 1.0);
+}
+
+#[test]
+fn an_operator_can_tell_why_mints_are_turned_away() {
+    let numbers = measured(async || {
+        let released = FakeReleased::start().await.unwrap();
+        let (refused, held) = (released.client().unwrap(), released.client().unwrap());
+        released.reply_always(Reply::status(401));
+        for number in 0..6 {
+            let user = User::new(format!("user-{number}"), "user@example.com").unwrap();
+            refused.mint(&user).await.unwrap_err();
+        }
+        released.reply_always(Reply::status(429).header("retry-after", "20"));
+        mint(&held, 1).await;
+        (refused, held)
+    });
+    assert_eq!(numbers["released_circuit_open reason=refused"], 1.0);
+    assert_eq!(numbers["released_circuit_open reason=throttled"], 1.0);
+    assert_eq!(numbers["released_circuit_open reason=failing"], 0.0);
+
+    let numbers = measured(async || {
+        let released = FakeReleased::start().await.unwrap();
+        let client = open_client(&released).await;
+        let short = Duration::from_millis(50);
+        let recovered = released.client_builder().max_attempts(1).circuit_open_for(short, short).build().unwrap();
+        released.reply_always(Reply::status(500));
+        mint(&recovered, 5).await;
+        released.recover();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        mint(&recovered, 1).await;
+        (client, recovered)
+    });
+    assert_eq!(numbers["released_circuit_open reason=failing"], 1.0);
+}
+
+#[test]
+fn an_operator_can_see_how_many_mints_are_in_flight() {
+    let numbers = measured(async || {
+        let released = FakeReleased::start().await.unwrap();
+        released.set_latency(Duration::from_secs(60));
+        let (client, other) = (released.client().unwrap(), released.client().unwrap());
+        let mints = [&client, &client, &other].map(|client| {
+            let client = client.clone();
+            Box::pin(async move { client.mint(&ada()).await })
+        });
+        let [mut first, mut second, mut third] = mints;
+        tokio::select! {
+            _ = &mut first => panic!("the API takes a minute"),
+            _ = &mut second => panic!("the API takes a minute"),
+            _ = &mut third => panic!("the API takes a minute"),
+            _ = released.wait_until(|counts| counts.in_flight == 3) => {}
+        }
+        drop(second);
+        (first, third)
+    });
+    assert_eq!(numbers["released_mints_in_flight"], 2.0);
 }
 
 #[test]

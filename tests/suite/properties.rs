@@ -8,6 +8,10 @@ fn is_legal(id: &str) -> bool {
     (1..=255).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b":_-".contains(&byte))
 }
 
+fn is_blank(text: &str) -> bool {
+    text.trim().is_empty()
+}
+
 /// Ids as they come: legal ones, those of identity providers, anything, long ones, and encoded ones.
 fn any_id() -> impl Strategy<Value = String> {
     prop_oneof![
@@ -16,6 +20,7 @@ fn any_id() -> impl Strategy<Value = String> {
         "[a-z.]{1,20}@[a-z]{1,10}\\.example",
         "\\{[0-9a-f]{8}-[0-9a-f]{4}\\}",
         ".{0,40}",
+        "[ \t\r\n]{0,3}",
         "[a-z|]{250,300}",
         ".{0,20}".prop_map(|id| String::from(UserId::encode(id))),
         "sha256:[0-9a-f]{63,65}",
@@ -46,6 +51,7 @@ proptest! {
 
     #[test]
     fn an_encoded_id_is_always_legal_and_always_the_same(id in any_id()) {
+        prop_assume!(!is_blank(&id));
         let encoded = UserId::encode(&id);
         prop_assert!(is_legal(encoded.as_str()), "{}", encoded.as_str());
         prop_assert_eq!(&encoded, &UserId::encode(&id));
@@ -53,7 +59,13 @@ proptest! {
     }
 
     #[test]
+    fn an_encoded_id_makes_a_user_unless_it_is_blank(id in any_id()) {
+        prop_assert_eq!(User::new(UserId::encode(&id), "ada@example.com").is_ok(), !is_blank(&id));
+    }
+
+    #[test]
     fn two_ids_are_never_encoded_as_the_same(one in any_id(), other in any_id()) {
+        prop_assume!(!is_blank(&one) && !is_blank(&other));
         prop_assert_eq!(one == other, UserId::encode(&one) == UserId::encode(&other));
         // Not even if one of them is what the other becomes.
         let encoded = String::from(UserId::encode(&one));
@@ -76,7 +88,8 @@ proptest! {
         let user = User::new("u", "ada@example.com").unwrap();
         let units = |text: &str| text.encode_utf16().count();
         let kept = user.clone().with_name(&name);
-        let kept = kept.name().unwrap();
+        prop_assert_eq!(kept.name().is_none(), is_blank(&name));
+        let Some(kept) = kept.name() else { return Ok(()) };
         prop_assert!(name.starts_with(kept));
         prop_assert!(units(kept) <= 200);
         prop_assert!(kept == name || units(kept) >= 199, "cut too short");
@@ -96,5 +109,12 @@ proptest! {
         prop_assert!(User::new("u", &address).is_err(), "{address:?}");
         let display_name = format!("Ada <{local}@example.com>");
         prop_assert!(User::new("u", display_name).is_err());
+    }
+
+    #[test]
+    fn nothing_around_an_address_makes_a_user(before in "[\r\n\t <A\"]{0,3}", after in "[\r\n\t >]{0,3}") {
+        let address = format!("{before}ada@example.com{after}");
+        let is_bare = after.is_empty() && before.bytes().all(|byte| byte == b'A');
+        prop_assert_eq!(User::new("u", &address).is_ok(), is_bare, "{:?}", address);
     }
 }

@@ -7,6 +7,12 @@ use tower_released::testing::{FakeReleased, Reply};
 use crate::leaks::Log;
 use crate::support::ada;
 
+/// The spans that were closed, with all their fields.
+fn closed_spans<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
+    let is_closed = |line: &&str| line.ends_with('s') && line.contains(" close ") && line.contains(name);
+    text.lines().filter(is_closed).collect()
+}
+
 #[tokio::test]
 async fn a_mint_and_each_of_its_exchanges_have_a_span_with_opentelemetrys_names() {
     let (log, _guard) = Log::capture();
@@ -14,20 +20,74 @@ async fn a_mint_and_each_of_its_exchanges_have_a_span_with_opentelemetrys_names(
     released.reply_next(Reply::status(503));
     released.client_builder().deadline(Duration::from_secs(30)).build().unwrap().mint(&ada()).await.unwrap();
     let text = log.text();
-    // Spans are closed with all their fields.
-    let closed: Vec<&str> = text.lines().filter(|line| line.ends_with('s') && line.contains(" close ")).collect();
-    let exchanges: Vec<_> = closed.iter().filter(|line| line.contains("released_exchange{")).collect();
+    let exchanges = closed_spans(&text, "POST{");
     assert_eq!(exchanges.len(), 2, "{text}");
-    for (exchange, fields) in exchanges.iter().zip([
-        ["http.request.resend_count=0", "http.response.status_code=503", r#"error.type="unavailable""#],
-        ["http.request.resend_count=1", "http.response.status_code=200", r#"server.address="127.0.0.1""#],
-    ]) {
-        for field in fields {
+    let url = format!("url.full=\"{}\"", released.impersonation_url());
+    for exchange in &exchanges {
+        for field in [
+            r#"otel.kind="client""#,
+            r#"http.request.method="POST""#,
+            r#"server.address="127.0.0.1""#,
+            "server.port=",
+            r#"network.protocol.version="1.1""#,
+            &url,
+        ] {
             assert!(exchange.contains(field), "{field} is not in {exchange}");
         }
-        assert!(exchange.contains("released_mint:") && exchange.contains("server.port="), "{exchange}");
+        assert!(exchange.contains("released_mint:"), "{exchange}");
     }
-    assert!(!exchanges[1].contains("error.type"), "{}", exchanges[1]);
+    for field in ["http.response.status_code=503", r#"error.type="unavailable""#, r#"otel.status_code="ERROR""#] {
+        assert!(exchanges[0].contains(field), "{field} is not in {}", exchanges[0]);
+        assert!(!exchanges[1].contains(field), "{field} is in {}", exchanges[1]);
+    }
+    assert!(!exchanges[0].contains("resend_count"), "{}", exchanges[0]);
+    for field in ["http.response.status_code=200", "http.request.resend_count=1"] {
+        assert!(exchanges[1].contains(field), "{field} is not in {}", exchanges[1]);
+    }
+    assert!(!exchanges[1].contains("error.type") && !exchanges[1].contains("otel.status_code"), "{}", exchanges[1]);
+    let mints = closed_spans(&text, "}: tower_released").into_iter().filter(|line| !line.contains("POST{"));
+    assert!(mints.into_iter().all(|mint| !mint.contains("error.type")), "{text}");
+}
+
+#[tokio::test]
+async fn an_attempt_that_runs_into_its_time_limit_is_an_error_and_a_page_that_went_away_is_none() {
+    let (log, _guard) = Log::capture_filtered("tower_released=trace");
+    let released = FakeReleased::start().await.unwrap();
+    released.set_latency(Duration::from_secs(60));
+    let client = released.client_builder().max_attempts(1).attempt_timeout(Duration::from_millis(200)).build().unwrap();
+    client.mint(&ada()).await.unwrap_err();
+    let text = log.text();
+    let [exchange] = closed_spans(&text, "POST{")[..] else { panic!("{text}") };
+    assert!(exchange.contains(r#"error.type="timeout""#), "{exchange}");
+    assert!(exchange.contains(r#"otel.status_code="ERROR""#), "{exchange}");
+    let [mint] =
+        closed_spans(&text, "released_mint{").into_iter().filter(|line| !line.contains("POST")).collect::<Vec<_>>()[..]
+    else {
+        panic!("{text}")
+    };
+    assert!(mint.contains(r#"error.type="timeout""#) && mint.contains(r#"otel.status_code="ERROR""#), "{mint}");
+
+    released.wait_until(|counts| counts.in_flight == 0).await;
+    let (log, _guard) = Log::capture_filtered("tower_released=trace");
+    let client = released.client().unwrap();
+    let user = ada();
+    tokio::select! {
+        _ = client.mint(&user) => panic!("the API takes a minute"),
+        _ = released.wait_until(|counts| counts.in_flight == 1) => {}
+    }
+    let text = log.text();
+    assert_eq!(closed_spans(&text, "POST{").len(), 1, "{text}");
+    assert!(!text.contains("error.type") && !text.contains("otel.status_code"), "{text}");
+}
+
+#[tokio::test]
+async fn the_filter_in_the_guide_shows_the_spans() {
+    let (log, _guard) = Log::capture_filtered("info,tower_released=debug");
+    let released = FakeReleased::start().await.unwrap();
+    released.client().unwrap().mint(&ada()).await.unwrap();
+    for span in ["released_mint", "released_exchange"] {
+        assert!(log.text().lines().any(|line| line.contains(span) && line.contains(" close ")), "{}", log.text());
+    }
 }
 
 #[tokio::test]
@@ -52,13 +112,13 @@ async fn an_operator_can_tell_a_wrong_secret_from_an_outage_from_a_request_to_sl
     for _ in 0..5 {
         assert!(mint().await.contains("Released's status"));
     }
-    assert!(log.text().contains("the circuit breaker is open"), "{}", log.text());
+    assert!(log.text().contains("Released keeps failing; mints fail at once until a probe succeeds"), "{}", log.text());
     assert!(mint().await.contains("tries again by itself"));
 
     let client = released.client_builder().max_attempts(1).build().unwrap();
     released.reply_always(Reply::status(429).header("retry-after", "20"));
     assert!(client.mint(&ada()).await.unwrap_err().to_string().contains("mint_when(navigations)"));
-    assert!(log.text().contains("Released asked to be left alone for a while"), "{}", log.text());
+    assert!(log.text().contains("Released asked to wait; mints fail at once until then"), "{}", log.text());
 }
 
 #[tokio::test]

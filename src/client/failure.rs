@@ -1,0 +1,149 @@
+//! What a failure below HTTP is, why it happened, and whether it may pass.
+
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+
+use hyper_util::client::legacy;
+
+use super::attempts::Failure;
+use super::stage::{FailedStage, Stage};
+use crate::connection::{Cause, ConnectionFailure};
+use crate::error::{MintError, MintErrorKind};
+
+/// What this error of the transport is. The error itself is not kept, for its texts may hold the URL and what the remote end
+/// wrote; only the operating system's own error is, made anew from its number.
+pub(crate) fn transport_failure(error: &(dyn Error + 'static), server: &Arc<str>) -> Failure {
+    let kind = if causes(error).any(is_timeout) {
+        MintErrorKind::Timeout
+    } else if causes(error).any(is_connect) {
+        MintErrorKind::Connect
+    } else if causes(error).any(is_unreadable) {
+        // The connection is well.
+        return Failure::lasting(MintError::new(MintErrorKind::MalformedResponse));
+    } else {
+        MintErrorKind::Interrupted
+    };
+    let code = io_errors(error).find_map(io::Error::raw_os_error);
+    let failure =
+        ConnectionFailure::new(cause_of(error, kind), Arc::clone(server), code.map(io::Error::from_raw_os_error));
+    Failure {
+        error: MintError::new(kind).with_source(failure),
+        is_transient: kind != MintErrorKind::Connect || !is_bad_certificate(error),
+    }
+}
+
+/// Told by types and by the system's own kinds, as texts are not made for that.
+fn cause_of(error: &(dyn Error + 'static), kind: MintErrorKind) -> Cause {
+    let stage = causes(error).find_map(|cause| Some(cause.downcast_ref::<FailedStage>()?.stage()));
+    match (stage, kind) {
+        (Some(Stage::Dns), _) => Cause::Dns,
+        (Some(Stage::Tls), _) => Cause::Tls,
+        (Some(Stage::Proxy), _) => Cause::Proxy,
+        // The connectors of the application's own client name no stage, and nor does a connection that is open.
+        (None, _) if causes(error).any(is_tls) => Cause::Tls,
+        (_, MintErrorKind::Timeout) => Cause::TimedOut,
+        (_, MintErrorKind::Interrupted) => io_errors(error).find_map(of_io).unwrap_or(Cause::Closed),
+        _ => io_errors(error).find_map(of_io).unwrap_or(Cause::Other),
+    }
+}
+
+fn of_io(error: &io::Error) -> Option<Cause> {
+    Some(match error.kind() {
+        io::ErrorKind::ConnectionRefused => Cause::Refused,
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Cause::Reset,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => {
+            Cause::Unreachable
+        }
+        io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected | io::ErrorKind::UnexpectedEof => Cause::Closed,
+        _ => return None,
+    })
+}
+
+fn is_tls(cause: &(dyn Error + 'static)) -> bool {
+    #[cfg(feature = "rustls")]
+    if cause.is::<rustls::Error>() {
+        return true;
+    }
+    #[cfg(feature = "native-tls")]
+    if cause.is::<native_tls::Error>() {
+        return true;
+    }
+    let _ = cause;
+    false
+}
+
+fn is_timeout(cause: &(dyn Error + 'static)) -> bool {
+    cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+        || cause.downcast_ref().is_some_and(reqwest::Error::is_timeout)
+}
+
+/// Of hyper's client, which is within reqwest, too.
+fn is_connect(cause: &(dyn Error + 'static)) -> bool {
+    cause.downcast_ref().is_some_and(legacy::Error::is_connect)
+}
+
+/// Whether something answered that does not speak HTTP as it should.
+fn is_unreadable(cause: &(dyn Error + 'static)) -> bool {
+    cause.downcast_ref().is_some_and(hyper::Error::is_parse)
+}
+
+/// Whether a certificate is at fault, which waiting does not mend. Each TLS library has a type of its own for that, but
+/// all say it in the same word. The outermost error is left out, as reqwest's quotes the URL.
+fn is_bad_certificate(error: &(dyn Error + 'static)) -> bool {
+    causes(error).skip(1).any(|cause| cause.to_string().contains("certificate"))
+}
+
+fn io_errors<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a io::Error> {
+    causes(error).filter_map(|cause| cause.downcast_ref())
+}
+
+/// The error and its sources, the outermost first.
+pub(crate) fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| {
+        // An error that was put into an `io::Error`, as TLS libraries do, is not its source, but in its place.
+        match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use tower::BoxError;
+
+    use super::*;
+
+    #[test]
+    fn the_stage_says_more_than_what_the_system_says_of_it() {
+        use MintErrorKind::{Connect, Interrupted, Timeout};
+
+        let io = |kind: ErrorKind| BoxError::from(io::Error::from(kind));
+        let at = |stage: Stage, error: BoxError| stage.failed(error);
+        for (error, kind, cause) in [
+            (at(Stage::Tcp, io(ErrorKind::ConnectionRefused)), Connect, Cause::Refused),
+            (at(Stage::Tcp, io(ErrorKind::ConnectionReset)), Connect, Cause::Reset),
+            (at(Stage::Tcp, io(ErrorKind::HostUnreachable)), Connect, Cause::Unreachable),
+            (at(Stage::Tcp, io(ErrorKind::NetworkUnreachable)), Connect, Cause::Unreachable),
+            (at(Stage::Tcp, io(ErrorKind::AddrNotAvailable)), Connect, Cause::Other),
+            (at(Stage::Tcp, io(ErrorKind::TimedOut)), Timeout, Cause::TimedOut),
+            (at(Stage::Tls, at(Stage::Tcp, io(ErrorKind::ConnectionRefused))), Connect, Cause::Refused),
+            (at(Stage::Tls, at(Stage::Tcp, at(Stage::Dns, io(ErrorKind::Other)))), Connect, Cause::Dns),
+            (at(Stage::Tls, io(ErrorKind::ConnectionReset)), Connect, Cause::Tls),
+            (at(Stage::Tls, at(Stage::Proxy, at(Stage::Tcp, io(ErrorKind::ConnectionRefused)))), Connect, Cause::Proxy),
+            (at(Stage::Proxy, at(Stage::Tcp, at(Stage::Dns, io(ErrorKind::Other)))), Connect, Cause::Proxy),
+            (at(Stage::Proxy, at(Stage::Tcp, io(ErrorKind::TimedOut))), Timeout, Cause::Proxy),
+            (io(ErrorKind::ConnectionRefused), Connect, Cause::Refused),
+            (io(ErrorKind::Other), Connect, Cause::Other),
+            (io(ErrorKind::ConnectionReset), Interrupted, Cause::Reset),
+            (io(ErrorKind::BrokenPipe), Interrupted, Cause::Closed),
+            (io(ErrorKind::Other), Interrupted, Cause::Closed),
+            (io::Error::other(io::Error::from(ErrorKind::ConnectionReset)).into(), Interrupted, Cause::Reset),
+        ] {
+            assert_eq!(cause_of(&*error, kind), cause, "{error:?}");
+        }
+    }
+}
