@@ -31,6 +31,7 @@ impl<B> TokenPolicy<B> for FailOpen {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<B: Default> TokenPolicy<B> for FailClosed {
     fn answer(self, method: &Method, headers: &HeaderMap, rejection: &AuthTokenRejection) -> Option<Response<B>> {
         let mut response = Response::new(B::default());
