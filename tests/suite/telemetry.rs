@@ -85,7 +85,7 @@ async fn the_filter_in_the_guide_shows_the_spans() {
     let (log, _guard) = Log::capture_filtered("info,tower_released=debug");
     let released = FakeReleased::start().await.unwrap();
     released.client().unwrap().mint(&ada()).await.unwrap();
-    for span in ["released_mint", "released_exchange"] {
+    for span in ["released_mint", "POST"] {
         assert!(log.text().lines().any(|line| line.contains(span) && line.contains(" close ")), "{}", log.text());
     }
 }
