@@ -10,6 +10,10 @@ use http::{HeaderMap, Method};
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
+/// In the extensions of a request that a layer's filter skipped, so that extractors can tell this from a missing layer.
+#[derive(Clone)]
+pub(crate) struct Skipped;
+
 /// What a browser loads for a page and cannot hold an embed: the values of `Sec-Fetch-Dest` that are passed over.
 const CANNOT_USE_A_TOKEN: &[&str] = &[
     "audio",
@@ -33,7 +37,7 @@ const CANNOT_USE_A_TOKEN: &[&str] = &[
 ///
 /// That is CORS preflights, and images, styles, scripts, fonts, media, manifests and workers as told by
 /// `Sec-Fetch-Dest`. Requests without fetch metadata (older browsers, plain HTTP, other servers) get their token.
-pub fn unless_useless(parts: &Parts) -> bool {
+pub fn can_use_token(parts: &Parts) -> bool {
     let is_preflight = parts.method == Method::OPTIONS && parts.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
     let cannot_use_a_token =
         text(&parts.headers, &SEC_FETCH_DEST).is_some_and(|destination| CANNOT_USE_A_TOKEN.contains(&destination));
@@ -45,7 +49,7 @@ pub fn unless_useless(parts: &Parts) -> bool {
 /// Where the browser sends no fetch metadata, a request that accepts `text/html` counts as a navigation.
 pub fn navigations(parts: &Parts) -> bool {
     match text(&parts.headers, &SEC_FETCH_MODE) {
-        Some(mode) => mode == "navigate" && unless_useless(parts),
+        Some(mode) => mode == "navigate" && can_use_token(parts),
         None => text(&parts.headers, &ACCEPT).is_some_and(|accepted| accepted.contains("text/html")),
     }
 }
@@ -111,7 +115,7 @@ mod tests {
             (false, Method::GET, &[("sec-fetch-dest", "serviceworker")]),
         ] {
             let parts = request(method, headers);
-            assert_eq!(unless_useless(&parts), wanted, "{} {headers:?}", parts.method);
+            assert_eq!(can_use_token(&parts), wanted, "{} {headers:?}", parts.method);
             assert!(always(&parts));
         }
     }

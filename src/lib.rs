@@ -9,7 +9,6 @@
 
 #[cfg(feature = "axum")]
 mod axum;
-mod cache;
 #[cfg(feature = "client")]
 #[cfg_attr(docsrs, doc(cfg(feature = "client")))]
 pub mod client;
@@ -21,15 +20,13 @@ mod connection;
 pub mod docs;
 pub mod embed;
 mod error;
-mod filter;
-mod future;
-mod layer;
+pub mod filter;
+pub mod middleware;
+mod minter;
 mod outcomes;
 mod pending;
 mod rejection;
 mod resolver;
-mod service;
-mod skipped;
 mod sync;
 mod telemetry;
 #[cfg(feature = "testing")]
@@ -40,7 +37,7 @@ mod user;
 
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
-pub use crate::axum::{ExtractedUser, NowOrBoxed, from_extractor, token_endpoint};
+pub use crate::axum::{from_extractor, token_endpoint};
 #[cfg(all(fuzzing, feature = "client"))]
 pub use crate::client::fuzzing;
 #[cfg(feature = "client")]
@@ -51,16 +48,12 @@ pub use crate::client::{
     SecretFileError, SecretSource, SharedSecret, TokenApi,
 };
 pub use crate::error::{MintError, MintErrorKind};
-pub use crate::filter::{always, navigations, unless_useless};
-pub use crate::future::ResponseFuture;
-pub use crate::layer::{
-    CacheControl, CanBeTimed, CanReject, FailClosed, FailOpen, FailOpenAt, MintTiming, ReleasedTokenLayer, TokenPolicy,
-};
+pub use crate::middleware::layer::ReleasedTokenLayer;
+pub use crate::middleware::settings::MintTiming;
+pub use crate::minter::Minter;
 pub use crate::pending::PendingToken;
 pub use crate::rejection::AuthTokenRejection;
-pub use crate::resolver::{
-    IntoUser, Later, Now, NowOrLater, ResolverFn, UserOf, UserResolver, from_extension, resolver_fn,
-};
-pub use crate::service::{Minter, ReleasedTokenService};
+pub use crate::resolver::{IntoUser, UserResolver, from_extension, resolver_fn};
 pub use crate::token::{AuthToken, InvalidToken};
 pub use crate::user::{InvalidUser, User, UserId};
+pub use tower::BoxError;

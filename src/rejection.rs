@@ -1,15 +1,12 @@
-//! Answering in the handler's place, over HTTP and over gRPC.
+//! Why a handler cannot have its token, and what its client is answered.
 
 use std::fmt;
 use std::time::Duration;
 
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::header::{CACHE_CONTROL, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::error::{MintError, MintErrorKind};
-
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// What `Retry-After` says where the error does not know better: as long as the circuit breaker first stays open.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -64,25 +61,6 @@ impl AuthTokenRejection {
         }
     }
 
-    /// The answer, without a text, to a request with this head: gRPC clients get gRPC's form of it.
-    pub(crate) fn response<B: Default>(&self, method: &Method, request: &HeaderMap) -> Response<B> {
-        let mut response = Response::new(B::default());
-        // A browser that says it speaks gRPC must not get a page with status 200, which somebody could keep.
-        if *method == Method::POST && has_grpc_content(request) {
-            // A response of trailers only (gRPC over HTTP/2, "Responses"): the status in the headers, and no body.
-            let headers = response.headers_mut();
-            if let Some(content_type) = request.get(CONTENT_TYPE) {
-                headers.insert(CONTENT_TYPE, content_type.clone());
-            }
-            headers.insert(GRPC_STATUS, HeaderValue::from_static(self.grpc_status()));
-            headers.insert(GRPC_MESSAGE, HeaderValue::from_static(self.client_text()));
-        } else {
-            *response.status_mut() = self.status();
-            self.insert_headers(response.headers_mut());
-        }
-        response
-    }
-
     /// The headers of an answer over HTTP. Some caches keep errors, too.
     pub(crate) fn insert_headers(&self, headers: &mut HeaderMap) {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -93,25 +71,8 @@ impl AuthTokenRejection {
         }
     }
 
-    /// The code's number, as in `tonic::Code`.
-    fn grpc_status(&self) -> &'static str {
-        const DEADLINE_EXCEEDED: &str = "4";
-        const INTERNAL: &str = "13";
-        const UNAVAILABLE: &str = "14";
-        const UNAUTHENTICATED: &str = "16";
-        match self {
-            Self::Anonymous => UNAUTHENTICATED,
-            Self::MissingLayer | Self::Skipped => INTERNAL,
-            Self::Mint(error) => match Failure::of(error.kind()) {
-                Failure::Unavailable => UNAVAILABLE,
-                Failure::DeadlineExceeded => DEADLINE_EXCEEDED,
-                Failure::BadGateway | Failure::Internal => INTERNAL,
-            },
-        }
-    }
-
     /// Of ASCII without `%`, so that it needs no encoding in `grpc-message`.
-    fn client_text(&self) -> &'static str {
+    pub(crate) fn client_text(&self) -> &'static str {
         match self {
             Self::MissingLayer => {
                 "No ReleasedTokenLayer is around this handler. Add `.layer(ReleasedTokenLayer::new(client, resolver))` \
@@ -147,7 +108,7 @@ impl std::error::Error for AuthTokenRejection {
 }
 
 /// What a failed mint is to a client.
-enum Failure {
+pub(crate) enum Failure {
     /// Try again later.
     Unavailable,
     /// It took too long.
@@ -159,7 +120,7 @@ enum Failure {
 }
 
 impl Failure {
-    fn of(kind: MintErrorKind) -> Self {
+    pub(crate) fn of(kind: MintErrorKind) -> Self {
         match kind {
             MintErrorKind::RateLimited
             | MintErrorKind::Overloaded
@@ -176,12 +137,4 @@ impl Failure {
             | MintErrorKind::Config => Self::Internal,
         }
     }
-}
-
-/// Whether this is the head of a gRPC message: `application/grpc`, `application/grpc+proto`, `application/grpc-web`.
-pub(crate) fn has_grpc_content(headers: &HeaderMap) -> bool {
-    const GRPC: &str = "application/grpc";
-    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    content_type.get(..GRPC.len()).is_some_and(|start| start.eq_ignore_ascii_case(GRPC))
-        && matches!(content_type.as_bytes().get(GRPC.len()), None | Some(b'+' | b'-' | b';' | b' '))
 }

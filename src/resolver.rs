@@ -3,7 +3,6 @@
 use std::any::type_name;
 use std::fmt;
 use std::future::{self, Future};
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -56,7 +55,7 @@ use crate::user::User;
             if an authentication layer leaves `YourUser` in the request's extensions",
     note = "with feature `axum`, `from_extractor(state, |user: YourExtractor| ..)` runs an extractor"
 )]
-pub trait UserResolver {
+pub trait UserResolver: Send + Sync + 'static {
     /// Why the resolver failed. It becomes the source of a [`MintError`](crate::MintError), which never prints it: it may
     /// name a person. Log it in the resolver if you want to see it.
     type Error: Into<BoxError>;
@@ -68,7 +67,7 @@ pub trait UserResolver {
     fn resolve(&self, parts: &Parts) -> impl Future<Output = Result<Option<User>, Self::Error>> + Send + 'static;
 }
 
-impl<R: UserResolver + ?Sized> UserResolver for Arc<R> {
+impl<R: UserResolver> UserResolver for Arc<R> {
     type Error = R::Error;
 
     fn resolve(&self, parts: &Parts) -> impl Future<Output = Result<Option<User>, Self::Error>> + Send + 'static {
@@ -102,12 +101,12 @@ impl std::error::Error for ExtractorRejected {}
 /// like.
 ///
 /// `None` is nobody, and any error that is `Into<BoxError>` will do, [`InvalidUser`](crate::InvalidUser) among them.
-/// Implement it for your own type if many resolvers return it, which for `from_extractor` goes into an `Option`.
+/// Implement it for your own type if many resolvers return it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say who is signed in",
     label = "expected a `User`, or an `Option` or `Result` of one",
     note = "`User::new(id, email)` returns a `Result` that a resolver's closure can return as it is",
-    note = "a closure that has to await something is for `resolver_fn`"
+    note = "the closure of `from_extension` returns it; those of `resolver_fn` and `from_extractor` return a future of it"
 )]
 pub trait IntoUser {
     /// Tells who is signed in, if anybody.
@@ -136,22 +135,33 @@ impl<T: IntoUser, E: Into<BoxError>> IntoUser for Result<T, E> {
     }
 }
 
-/// Makes a resolver of a closure over the request's head.
+/// Makes a resolver from a closure over the request's head, which returns a future.
 ///
-/// The closure returns who is signed in ([`IntoUser`]), or a future of that. The future must own what it needs. An error
-/// that it returns is never logged, because it may name a person: log it in the closure.
+/// The future's output is who is signed in ([`IntoUser`]). An error that it returns is never logged, because it may name a
+/// person: log it in the closure.
+///
+/// The future must own what it needs. Copy out of `parts` before `async move`; `async |parts: &Parts|` does not compile,
+/// because its future borrows `parts`. Clone a captured database handle for each call. Where nothing has to be awaited, return
+/// [`std::future::ready`].
 ///
 /// # Example
 ///
 /// ```
 /// use http::request::Parts;
-/// use tower_released::{InvalidUser, User, resolver_fn};
-/// # async fn account_of(_: String) -> Option<(String, String)> { None }
+/// use std::future::ready;
+/// use tower_released::{User, UserId, resolver_fn};
+/// # #[derive(Clone)] struct Accounts;
+/// # impl Accounts {
+/// #     async fn by_session(&self, _: String) -> Option<(String, String)> { None }
+/// # }
+/// # let accounts = Accounts;
 ///
-/// let resolver = resolver_fn(|parts: &Parts| {
-///     let session = parts.headers.get("x-session").and_then(|id| id.to_str().ok()).map(str::to_owned);
+/// let resolver = resolver_fn(move |parts: &Parts| {
+///     let session = parts.headers.get("x-session");
+///     let session = session.and_then(|id| id.to_str().ok()).map(str::to_owned);
+///     let accounts = accounts.clone();
 ///     async move {
-///         let Some((id, email)) = account_of(session?).await else { return None };
+///         let (id, email) = accounts.by_session(session?).await?;
 ///         Some(User::new(id, email))
 ///     }
 /// });
@@ -159,87 +169,26 @@ impl<T: IntoUser, E: Into<BoxError>> IntoUser for Result<T, E> {
 ///
 /// // Behind a proxy that authenticates, nothing has to be awaited.
 /// let resolver = resolver_fn(|parts: &Parts| {
-///     let email = parts.headers.get("x-auth-email")?.to_str().ok()?;
-///     Some(User::new(tower_released::UserId::encode(email), email))
+///     let email = parts.headers.get("x-auth-email").and_then(|email| email.to_str().ok());
+///     ready(email.map(|email| User::new(UserId::encode(email), email)))
 /// });
 /// # is_resolver(resolver);
 /// ```
-pub fn resolver_fn<F, O, W>(closure: F) -> ResolverFn<F, W>
+pub fn resolver_fn<F, Fut>(f: F) -> impl UserResolver<Error = BoxError>
 where
-    F: Fn(&Parts) -> O,
-    O: NowOrLater<W>,
+    F: Fn(&Parts) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output: IntoUser> + Send + 'static,
 {
-    ResolverFn { closure, when: PhantomData }
-}
-
-/// The [`UserResolver`] that [`resolver_fn`] makes.
-pub struct ResolverFn<F, W> {
-    closure: F,
-    // A function pointer keeps the marker out of the auto traits.
-    when: PhantomData<fn() -> W>,
-}
-
-impl<F: Clone, W> Clone for ResolverFn<F, W> {
-    fn clone(&self) -> Self {
-        Self { closure: self.closure.clone(), when: PhantomData }
-    }
-}
-
-impl<F, W> fmt::Debug for ResolverFn<F, W> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResolverFn").finish_non_exhaustive()
-    }
-}
-
-impl<F, O, W> UserResolver for ResolverFn<F, W>
-where
-    F: Fn(&Parts) -> O,
-    O: NowOrLater<W>,
-{
-    type Error = BoxError;
-
-    fn resolve(&self, parts: &Parts) -> impl Future<Output = Result<Option<User>, BoxError>> + Send + 'static {
-        (self.closure)(parts).resolved()
-    }
-}
-
-/// What [`resolver_fn`]'s closure returns: who is signed in, at once or as a future. `W` tells which, and is inferred.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` does not say who is signed in, neither now nor later",
-    label = "expected a `User`, an `Option` or `Result` of one, or a future of these that is `Send + 'static`",
-    note = "copy what the future needs out of the request's parts before `async move`"
-)]
-pub trait NowOrLater<W> {
-    /// Tells who is signed in.
-    fn resolved(self) -> impl Future<Output = Result<Option<User>, BoxError>> + Send + 'static;
-}
-
-/// Marks a closure that returns a value; see [`NowOrLater`].
-#[derive(Debug)]
-pub enum Now {}
-
-/// Marks a closure that returns a future; see [`NowOrLater`].
-#[derive(Debug)]
-pub enum Later {}
-
-impl<T: IntoUser> NowOrLater<Now> for T {
-    fn resolved(self) -> impl Future<Output = Result<Option<User>, BoxError>> + Send + 'static {
-        future::ready(IntoUser::into_user(self))
-    }
-}
-
-impl<T> NowOrLater<Later> for T
-where
-    T: Future<Output: IntoUser> + Send + 'static,
-{
-    async fn resolved(self) -> Result<Option<User>, BoxError> {
-        self.await.into_user()
-    }
+    Resolver(move |parts: &Parts| {
+        let user = f(parts);
+        async move { user.await.into_user() }
+    })
 }
 
 /// Makes a resolver that reads a `T` from the request's extensions, where authentication layers leave their user.
 ///
-/// Without a `T` in the extensions nobody is signed in, and the closure is not called.
+/// Without a `T` in the extensions nobody is signed in, and the closure is not called. What has to be awaited goes into
+/// [`resolver_fn`].
 ///
 /// # Example
 ///
@@ -255,64 +204,35 @@ where
 /// let resolver = from_extension(|user: &CurrentUser| User::new(&user.id, &user.email));
 /// # fn is_resolver(_: impl tower_released::UserResolver) {} is_resolver(resolver);
 /// ```
-pub fn from_extension<T>(closure: impl UserOf<T> + Clone) -> impl UserResolver<Error = BoxError> + Clone + fmt::Debug
+pub fn from_extension<T, F, U>(user: F) -> impl UserResolver<Error = BoxError>
 where
     T: Send + Sync + 'static,
+    F: Fn(&T) -> U + Send + Sync + 'static,
+    U: IntoUser,
 {
-    FromExtension { closure, extension: PhantomData }
-}
-
-/// A closure from `&T` to who that is; what [`from_extension`] takes.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` does not turn a `&{T}` into a user",
-    label = "expected a closure `|extension: &{T}| ..` that returns a `User`, or an `Option` or `Result` of one",
-    note = "`resolver_fn` takes closures that have to await something"
-)]
-pub trait UserOf<T>: Fn(&T) -> <Self as UserOf<T>>::Output {
-    /// What the closure returns.
-    type Output: IntoUser;
-}
-
-impl<T, F, O> UserOf<T> for F
-where
-    F: Fn(&T) -> O,
-    O: IntoUser,
-{
-    type Output = O;
-}
-
-struct FromExtension<T, F> {
-    closure: F,
-    extension: PhantomData<fn(&T)>,
-}
-
-impl<T, F: Clone> Clone for FromExtension<T, F> {
-    fn clone(&self) -> Self {
-        Self { closure: self.closure.clone(), extension: PhantomData }
-    }
-}
-
-impl<T, F> fmt::Debug for FromExtension<T, F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FromExtension").finish_non_exhaustive()
-    }
-}
-
-impl<T, F> UserResolver for FromExtension<T, F>
-where
-    T: Send + Sync + 'static,
-    F: UserOf<T>,
-{
-    type Error = BoxError;
-
-    fn resolve(&self, parts: &Parts) -> impl Future<Output = Result<Option<User>, BoxError>> + Send + 'static {
+    Resolver(move |parts: &Parts| {
         let extension = parts.extensions.get::<T>();
         if extension.is_none() {
             debug!(
                 extension = type_name::<T>(),
-                "nobody is signed in, or the ReleasedTokenLayer is outside of what authenticates"
+                "nobody is signed in, or the ReleasedTokenLayer is outside of the authentication layer"
             );
         }
-        future::ready(extension.map(&self.closure).into_user())
+        future::ready(extension.map(&user).into_user())
+    })
+}
+
+/// What the ready-made resolvers are: a closure that returns a whole answer.
+pub(crate) struct Resolver<F>(pub(crate) F);
+
+impl<F, Fut> UserResolver for Resolver<F>
+where
+    F: Fn(&Parts) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Option<User>, BoxError>> + Send + 'static,
+{
+    type Error = BoxError;
+
+    fn resolve(&self, parts: &Parts) -> impl Future<Output = Result<Option<User>, BoxError>> + Send + 'static {
+        (self.0)(parts)
     }
 }

@@ -11,6 +11,7 @@ mod roadmap;
 
 use std::env;
 use std::error::Error;
+use std::future::ready;
 use std::net::Ipv4Addr;
 
 use http::request::Parts;
@@ -18,8 +19,9 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status};
+use tower_released::filter::always;
 use tower_released::testing::FakeReleased;
-use tower_released::{AuthToken, ReleasedClient, ReleasedTokenLayer, User, always, resolver_fn};
+use tower_released::{AuthToken, ReleasedClient, ReleasedTokenLayer, User, resolver_fn};
 use tracing::info;
 
 use crate::roadmap::roadmap_client::RoadmapClient;
@@ -47,8 +49,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // Trust such metadata only from a proxy in front that sets it.
     let signed_in = resolver_fn(|parts: &Parts| {
-        let id = parts.headers.get("x-user")?.to_str().ok()?;
-        Some(User::new(id, format!("{id}@example.com")))
+        let id = parts.headers.get("x-user").and_then(|id| id.to_str().ok());
+        ready(id.map(|id| User::new(id, format!("{id}@example.com"))))
     });
     let layer = ReleasedTokenLayer::new(released, signed_in).mint_when(always).reject_without_token();
 

@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use super::csp::Sources;
-use crate::cache::{CarriesToken, WantsToKnowOfToken};
+use crate::middleware::CarriesToken;
 use crate::pending::PendingToken;
 use crate::telemetry::warn;
 
@@ -21,8 +21,8 @@ use crate::telemetry::warn;
 /// It stands *outside* of the [`ReleasedTokenLayer`](crate::ReleasedTokenLayer) and of whatever sets the policy. A response
 /// without a policy is left alone, and so is one without a token, unless you ask for
 /// [`on_every_response`](Self::on_every_response). If a response with a token has no policy, or this layer is inside of the
-/// `ReleasedTokenLayer`, that is logged once. The two layers find each other through the request's extensions and the
-/// response's, so what stands between them must leave these as they are.
+/// `ReleasedTokenLayer`, that is logged once. It finds these responses by the marker
+/// [`CarriesToken`](crate::middleware::CarriesToken), so what stands between the two layers must keep the response's extensions.
 ///
 /// # Example
 ///
@@ -93,7 +93,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let is_inside = request.extensions().get::<PendingToken>().is_some();
         if is_inside && !self.layer.warned.is_inside.swap(true, Ordering::Relaxed) {
             warn!(
@@ -101,7 +101,6 @@ where
                  outside"
             );
         }
-        request.extensions_mut().insert(WantsToKnowOfToken);
         CspResponseFuture { inner: self.inner.call(request), layer: self.layer.clone() }
     }
 }

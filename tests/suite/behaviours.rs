@@ -4,21 +4,22 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tower_released::testing::{FakeReleased, Reply};
-use tower_released::{MintTiming, always, unless_useless};
+use tower_released::filter::{always, can_use_token};
+use tower_released::{MintTiming, ReleasedTokenLayer};
 
-use crate::support::{Answer, Axum, Filter, Hyper, Layer, Refusal, Stack, Tonic, by_header};
+use crate::support::{Answer, Axum, Hyper, Refusal, Stack, Tonic, by_header};
 
 const TIMINGS: [MintTiming; 3] = [MintTiming::BeforeHandler, MintTiming::AlongsideHandler, MintTiming::OnExtraction];
 
 /// What a browser sends for a picture.
 const FOR_AN_IMAGE: &[(&str, &str)] = &[("sec-fetch-dest", "image")];
 
-fn layer(released: &FakeReleased) -> Layer {
+fn layer(released: &FakeReleased) -> ReleasedTokenLayer {
     layer_with(released, Duration::from_secs(3))
 }
 
-fn layer_with(released: &FakeReleased, deadline: Duration) -> Layer {
-    Layer::new(released.client_builder().deadline(deadline).build().unwrap(), by_header())
+fn layer_with(released: &FakeReleased, deadline: Duration) -> ReleasedTokenLayer {
+    ReleasedTokenLayer::new(released.client_builder().deadline(deadline).build().unwrap(), by_header())
 }
 
 async fn a_signed_in_user_gets_a_token_that_opens_their_session<S: Stack>() {
@@ -76,7 +77,7 @@ async fn what_cannot_use_a_token_is_passed_over<S: Stack>() {
     assert_eq!(app.visit(Some("ada"), FOR_AN_IMAGE).await.0, Answer::Page(None));
     assert_eq!(released.counts().connections, 0);
 
-    let app = S::serve(layer(&released).mint_when(always as Filter)).await;
+    let app = S::serve(layer(&released).mint_when(always)).await;
     app.visit(Some("ada"), FOR_AN_IMAGE).await.0.token();
 }
 
@@ -108,7 +109,7 @@ async fn a_strict_layer_answers_in_the_handlers_place<S: Stack>() {
 
 async fn a_strict_layer_passes_over_what_its_filter_passes_over<S: Stack>() {
     let released = FakeReleased::start().await.unwrap();
-    let app = S::serve(layer(&released).mint_when(unless_useless as Filter).reject_without_token()).await;
+    let app = S::serve(layer(&released).mint_when(can_use_token).reject_without_token()).await;
     assert_eq!(app.visit(None, FOR_AN_IMAGE).await.0, Answer::Page(None));
 }
 

@@ -3,8 +3,9 @@
 use http::header::CACHE_CONTROL;
 use http::{HeaderMap, Request, Response, StatusCode};
 use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
+use tower_released::middleware::CacheControl;
 use tower_released::testing::StubMinter;
-use tower_released::{CacheControl, MintError, MintErrorKind, MintTiming, PendingToken, ReleasedTokenLayer};
+use tower_released::{MintError, MintErrorKind, MintTiming, PendingToken, ReleasedTokenLayer};
 
 use crate::support::{by_header, request_from_ada};
 

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tower_released::testing::{FakeReleased, Reply, StubMinter};
 use tower_released::{
-    MintErrorKind, MintTiming, Minter, PendingToken, ReleasedClient, ReleasedTokenLayer, User, UserResolver,
+    BoxError, MintErrorKind, MintTiming, Minter, PendingToken, ReleasedClient, ReleasedTokenLayer, User, UserResolver,
     from_extractor, resolver_fn,
 };
 use tower_sessions::session::{Id, Record};
@@ -125,15 +125,10 @@ async fn page(way: Way, pending: PendingToken) -> Response {
     }
 }
 
-async fn site(minter: impl Minter + Sync, resolver: impl Resolver, way: Way, timing: MintTiming) -> Site {
+async fn site(minter: impl Minter, resolver: impl UserResolver, way: Way, timing: MintTiming) -> Site {
     let layer = ReleasedTokenLayer::new(minter, resolver).timing(timing);
     Site::serve(Router::new().route("/", get(move |pending| page(way, pending))).layer(layer)).await
 }
-
-/// What axum's router asks of a resolver.
-trait Resolver: UserResolver + Clone + Send + Sync + 'static {}
-
-impl<R: UserResolver + Clone + Send + Sync + 'static> Resolver for R {}
 
 async fn no_mint_in_flight(released: &FakeReleased) {
     timeout(PATIENCE, released.wait_until(|counts| counts.in_flight == 0)).await.expect("a mint was left alone");
@@ -258,12 +253,10 @@ async fn sessions() -> (SessionManagerLayer<SlowStore>, String) {
 }
 
 /// Who the session says, as the docs of `from_extractor` show it.
-fn by_session() -> impl Resolver {
-    from_extractor((), |session: Session| {
-        Box::pin(async move {
-            let user = session.get::<String>("user").await?;
-            Ok::<_, tower::BoxError>(user.map(|id| User::new(&id, format!("{id}@example.com"))))
-        })
+fn by_session() -> impl UserResolver {
+    from_extractor((), async |session: Session| {
+        let user = session.get::<String>("user").await?;
+        Ok::<_, BoxError>(user.map(|id| User::new(&id, format!("{id}@example.com"))))
     })
 }
 

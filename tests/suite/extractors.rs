@@ -1,5 +1,6 @@
 //! What handlers take, and what clients get where there is nothing to take.
 
+use std::future::ready;
 use axum::body::Body;
 use axum::response::IntoResponse;
 use axum::routing::{any, get, post};
@@ -211,7 +212,7 @@ async fn only_a_grpc_call_gets_a_grpc_answer_and_no_other_answer_is_kept() {
 
 #[tokio::test]
 async fn a_layer_further_in_decides_for_itself() {
-    let nobody = resolver_fn(|_: &Parts| None::<User>);
+    let nobody = Arc::new(resolver_fn(|_: &Parts| ready(None::<User>)));
     for timing in [MintTiming::BeforeHandler, MintTiming::AlongsideHandler, MintTiming::OnExtraction] {
         let app = routes()
             .layer(ReleasedTokenLayer::new(StubMinter::new(), nobody.clone()).timing(timing))

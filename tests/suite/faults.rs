@@ -115,7 +115,7 @@ async fn mint_and_visit(name: &str, client: ReleasedClient, kind: MintErrorKind,
     assert_eq!(error.kind(), kind, "{name}");
     let mut printed = forms(&error) + &format!("{client:?}");
 
-    let layer = ReleasedTokenLayer::new(client, resolver_fn(|_: &_| user())).reject_without_token();
+    let layer = ReleasedTokenLayer::new(client, resolver_fn(|_| std::future::ready(user()))).reject_without_token();
     let app = Router::new().route("/", get(async |token: AuthToken| token.to_string())).layer(layer);
     let response = app.oneshot(Request::new(Body::empty())).await.unwrap();
     assert_eq!(response.status(), page.status(), "{name}");

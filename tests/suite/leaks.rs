@@ -88,7 +88,7 @@ async fn no_failure_tells_what_it_must_not() {
         client.clone(),
         resolver_fn({
             let user = user.clone();
-            move |_| user.clone()
+            move |_| std::future::ready(user.clone())
         }),
     );
     let app = Router::new().route("/", get(async |token: AuthToken| token.to_string())).layer(layer);
@@ -158,7 +158,7 @@ async fn a_user_without_a_name_or_a_picture_is_no_reason_for_a_warning() {
 async fn an_error_of_the_resolver_is_not_logged() {
     let (log, _guard) = Log::capture();
     let released = FakeReleased::start().await.unwrap();
-    let fails = resolver_fn(|_: &http::request::Parts| Err::<User, _>("no account of ada@example.com"));
+    let fails = resolver_fn(|_| std::future::ready(Err::<User, _>("no account of ada@example.com")));
     let layer = ReleasedTokenLayer::new(released.client().unwrap(), fails);
     let app = Router::new().route("/", get(async |token: Option<AuthToken>| format!("{token:?}"))).layer(layer);
     let response = app.oneshot(request_from_ada(Body::empty())).await.unwrap();

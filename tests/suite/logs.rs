@@ -1,5 +1,6 @@
 //! What an operator reads in the log of the layers.
 
+use std::future::ready;
 use std::time::Duration;
 
 use axum::Router;
@@ -20,7 +21,7 @@ use crate::leaks::Log;
 use crate::support::{by_header, request_from_ada};
 
 /// Serves one page from Ada behind a layer with these two.
-async fn serve_one(minter: impl Minter, resolver: impl UserResolver + Clone) {
+async fn serve_one(minter: impl Minter, resolver: impl UserResolver) {
     let page = service_fn(async |_: Request<()>| Ok::<_, BoxError>(Response::new(())));
     let layer = ReleasedTokenLayer::new(minter, resolver);
     ServiceBuilder::new().layer(layer).service(page).oneshot(request_from_ada(())).await.unwrap();
@@ -75,11 +76,9 @@ async fn pages_that_an_open_circuit_turns_away_are_not_warned_of() {
 #[tokio::test]
 async fn an_extractor_whose_layer_is_missing_or_further_in_is_named() {
     let resolver = || {
-        from_extractor((), |session: Session| {
-            Box::pin(async move {
-                let user = session.get::<String>("user").await?;
-                Ok::<_, BoxError>(user.map(|id| User::new(&id, format!("{id}@example.com"))))
-            })
+        from_extractor((), async |session: Session| {
+            let user = session.get::<String>("user").await?;
+            Ok::<_, BoxError>(user.map(|id| User::new(&id, format!("{id}@example.com"))))
         })
     };
     let sessions = SessionManagerLayer::new(MemoryStore::default());
@@ -101,12 +100,12 @@ async fn an_extractor_whose_layer_is_missing_or_further_in_is_named() {
 #[tokio::test]
 async fn an_error_of_the_applications_own_resolver_is_not_printed() {
     let (log, _guard) = Log::capture();
-    let failing = resolver_fn(|_| Err::<User, BoxError>("no row for ada@example.com".into()));
+    let failing = resolver_fn(|_| ready(Err::<User, BoxError>("no row for ada@example.com".into())));
     serve_one(StubMinter::new(), failing).await;
     let text = log.text();
     assert!(text.contains("log its error in the resolver") && !text.contains("example.com"), "{text}");
 
-    let invalid = resolver_fn(|_| Err::<User, InvalidUser>(InvalidUser::IdCharacter));
+    let invalid = resolver_fn(|_| ready(Err::<User, _>(InvalidUser::IdCharacter)));
     serve_one(StubMinter::new(), invalid).await;
     assert!(log.text().contains("UserId::encode"), "{}", log.text());
 }
@@ -161,7 +160,7 @@ async fn a_connection_that_fails_is_logged_with_its_cause_and_the_server() {
 #[tokio::test]
 async fn a_resolvers_failure_is_in_the_span_of_the_mint() {
     let (log, _guard) = Log::capture();
-    let failing = resolver_fn(|_: &_| Err::<User, BoxError>("the database is gone".into()));
+    let failing = resolver_fn(|_| ready(Err::<User, BoxError>("the database is gone".into())));
     serve_one(StubMinter::new(), failing).await;
     let text = log.text();
     let span = text.lines().find(|line| line.contains("released_mint{") && line.contains(" close ")).unwrap();

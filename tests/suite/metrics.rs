@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
@@ -11,7 +12,7 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use tower::ServiceExt;
 use tower_released::testing::{FakeReleased, Reply, StubMinter};
 use tower_released::{
-    InvalidUser, MintError, MintErrorKind, MintTiming, ReleasedClient, ReleasedTokenLayer, SharedSecret, User,
+    BoxError, InvalidUser, MintError, MintErrorKind, MintTiming, ReleasedClient, ReleasedTokenLayer, SharedSecret, User,
     resolver_fn,
 };
 
@@ -223,9 +224,9 @@ fn an_operator_can_tell_that_nobody_is_signed_in_from_that_nobody_can_be_vouched
     let numbers = measured(async || {
         let minter = StubMinter::new();
         let down = StubMinter::failing(MintError::new(MintErrorKind::Timeout));
-        let nobody = resolver_fn(|_: &Parts| None::<User>);
-        let failing = resolver_fn(|_: &Parts| Err::<User, tower::BoxError>("the database is gone".into()));
-        let invalid = resolver_fn(|_: &Parts| Err::<User, InvalidUser>(InvalidUser::Email));
+        let nobody = Arc::new(resolver_fn(|_: &Parts| ready(None::<User>)));
+        let failing = resolver_fn(|_: &Parts| ready(Err::<User, BoxError>("the database is gone".into())));
+        let invalid = resolver_fn(|_: &Parts| ready(Err::<User, _>(InvalidUser::Email)));
         page(ReleasedTokenLayer::new(minter.clone(), by_header())).await;
         page(ReleasedTokenLayer::new(minter.clone(), nobody.clone())).await;
         page(ReleasedTokenLayer::new(minter.clone(), nobody)).await;

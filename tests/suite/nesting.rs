@@ -1,14 +1,17 @@
 //! Layers inside of layers: a handler never gets a token that a layer further out minted for somebody else.
 
+use std::future::ready;
+
 use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
+use tower_released::filter::always;
 use tower_released::testing::StubMinter;
 use tower_released::{
-    AuthToken, AuthTokenRejection, MintTiming, PendingToken, ReleasedTokenLayer, always, resolver_fn,
+    AuthToken, AuthTokenRejection, MintTiming, PendingToken, ReleasedTokenLayer, resolver_fn,
 };
 
 use crate::support::{ada, by_header, request_from_ada};
@@ -19,7 +22,7 @@ const TIMINGS: [MintTiming; 3] = [MintTiming::BeforeHandler, MintTiming::Alongsi
 async fn a_layer_that_skips_a_request_leaves_nothing_of_a_layer_further_out() {
     for timing in TIMINGS {
         let outer = ReleasedTokenLayer::new(StubMinter::new(), by_header()).timing(timing).mint_when(always);
-        let act_as = resolver_fn(|_| ada());
+        let act_as = resolver_fn(|_| ready(ada()));
         let inner = ReleasedTokenLayer::new(StubMinter::new(), act_as).timing(timing).mint_when(|_| false);
         let page = service_fn(async |request: Request<()>| {
             let extensions = request.extensions();

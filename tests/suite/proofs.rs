@@ -8,10 +8,12 @@ use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use tower::{Layer, Service};
+use tower_released::filter::navigations;
+use tower_released::middleware::{FailClosed, ReleasedTokenService};
 use tower_released::testing::{FakeReleased, StubMinter};
 use tower_released::{
-    AuthToken, MintError, Minter, PendingToken, ReleasedClient, ReleasedTokenLayer, ReleasedTokenService, SharedSecret,
-    User, from_extension, from_extractor, navigations,
+    AuthToken, MintError, Minter, PendingToken, ReleasedClient, ReleasedTokenLayer, SharedSecret, User, UserResolver,
+    from_extension, from_extractor,
 };
 
 use crate::support::by_header;
@@ -92,7 +94,9 @@ fn what_is_handed_around_can_be() {
     is_shared::<SharedSecret>();
     is_shared::<StubMinter>();
     is_shared::<User>();
-    is_shared::<ReleasedTokenService<Inner<()>, ReleasedClient, crate::support::Resolver>>();
+    is_shared::<ReleasedTokenLayer>();
+    is_shared::<ReleasedTokenLayer<FailClosed>>();
+    is_shared::<ReleasedTokenService<Inner<()>>>();
 
     fn is_sync<T: Send + Sync + 'static>() {}
     is_sync::<FakeReleased>();
@@ -106,8 +110,9 @@ fn what_is_handed_around_can_be() {
 fn ready_made_resolvers_are_shared_whatever_they_read() {
     #[derive(Clone)]
     struct CurrentUser;
-    is_shared(from_extension(|_: &CurrentUser| None::<User>));
-    is_shared(from_extractor((), |_: axum::http::HeaderMap| None::<User>));
+    fn is_resolver(_: impl UserResolver) {}
+    is_resolver(from_extension(|_: &CurrentUser| None::<User>));
+    is_resolver(from_extractor((), async |_: axum::http::HeaderMap| None::<User>));
     // What is extracted may be unfit for sharing.
     struct Local(#[allow(dead_code)] Cell<u8>);
     impl<S: Send + Sync> axum::extract::FromRequestParts<S> for Local {
@@ -116,5 +121,21 @@ fn ready_made_resolvers_are_shared_whatever_they_read() {
             Ok(Self(Cell::new(0)))
         }
     }
-    is_shared(from_extractor((), |_: Local| None::<User>));
+    is_resolver(from_extractor((), |_: Local| std::future::ready(None::<User>)));
+}
+
+/// A layer can be named, stored and passed on, and an application can be generic over its minter.
+#[test]
+fn an_application_can_name_the_layer_and_take_any_minter() {
+    struct State {
+        layer: ReleasedTokenLayer,
+    }
+    fn app(minter: impl Minter) -> axum::Router {
+        let state = State { layer: ReleasedTokenLayer::new(minter, by_header()) };
+        with_portal(axum::Router::new(), &state.layer)
+    }
+    fn with_portal(app: axum::Router, layer: &ReleasedTokenLayer) -> axum::Router {
+        app.route("/", axum::routing::get(async |_: Option<AuthToken>| ())).layer(layer.clone())
+    }
+    let _: axum::Router = app(StubMinter::new());
 }

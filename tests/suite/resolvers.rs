@@ -1,6 +1,7 @@
 //! The ready-made resolvers, and what their closures may return.
 
 use std::error::Error as _;
+use std::future::ready;
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
@@ -28,7 +29,7 @@ impl Account {
 }
 
 /// What a layer with this resolver finds in a request.
-async fn who(resolver: impl UserResolver + Clone, request: Request<()>) -> Result<Option<String>, MintError> {
+async fn who(resolver: impl UserResolver, request: Request<()>) -> Result<Option<String>, MintError> {
     let minter = StubMinter::new();
     let layer = ReleasedTokenLayer::new(minter.clone(), resolver);
     let page = service_fn(async |request: Request<()>| {
@@ -57,7 +58,7 @@ fn found(id: &str) -> Option<String> {
 
 #[tokio::test]
 async fn from_extension_reads_what_authentication_left() {
-    let resolver = from_extension(|account: &Account| account.vouch());
+    let resolver = Arc::new(from_extension(|account: &Account| account.vouch()));
     assert_eq!(who(resolver.clone(), with("ada")).await.unwrap(), found("ada"));
     assert_eq!(who(resolver.clone(), empty()).await.unwrap(), None);
 
@@ -65,24 +66,24 @@ async fn from_extension_reads_what_authentication_left() {
     assert_eq!(error.kind(), MintErrorKind::InvalidUser);
     assert_eq!(error.source().unwrap().downcast_ref(), Some(&InvalidUser::IdCharacter));
 
-    let never = from_extension::<Account>(|_| None::<User>);
+    let never = from_extension(|_: &Account| None::<User>);
     assert_eq!(who(never, with("ada")).await.unwrap(), None);
-    let always = from_extension::<Account>(|_| ada());
+    let always = from_extension(|_: &Account| ada());
     assert_eq!(who(always, with("grace")).await.unwrap(), found("ada"));
 }
 
 #[tokio::test]
-async fn resolver_fn_takes_closures_that_answer_now_or_later() {
-    let now = resolver_fn(|parts: &Parts| parts.extensions.get::<Account>().map(Account::vouch));
+async fn resolver_fn_takes_closures_that_return_a_future() {
+    let now = resolver_fn(|parts: &Parts| ready(parts.extensions.get::<Account>().map(Account::vouch)));
     assert_eq!(who(now, with("ada")).await.unwrap(), found("ada"));
 
-    let later = resolver_fn(|parts: &Parts| {
+    let later = Arc::new(resolver_fn(|parts: &Parts| {
         let account = parts.extensions.get::<Account>().cloned();
         async move {
             tokio::task::yield_now().await;
             account.map(|account| account.vouch())
         }
-    });
+    }));
     assert_eq!(who(later.clone(), with("ada")).await.unwrap(), found("ada"));
     assert_eq!(who(Arc::new(later), empty()).await.unwrap(), None);
 
@@ -116,7 +117,7 @@ fn answering(answer: &str) -> Request<()> {
 
 #[tokio::test]
 async fn from_extractor_runs_any_extractor() {
-    let resolver = from_extractor("the state", |SignedIn(account)| account.vouch());
+    let resolver = Arc::new(from_extractor("the state", async |SignedIn(account)| account.vouch()));
     assert_eq!(who(resolver.clone(), empty()).await.unwrap(), found("ada"));
     for nobody in ["401", "403", "login"] {
         assert_eq!(who(resolver.clone(), answering(nobody)).await.unwrap(), None, "{nobody}");
@@ -127,15 +128,11 @@ async fn from_extractor_runs_any_extractor() {
         assert!(error.source().unwrap().to_string().contains(broken));
     }
 
-    let named = from_extractor::<SignedIn, _>("the state", |signed_in| signed_in.0.vouch().ok());
-    assert_eq!(who(named, empty()).await.unwrap(), found("ada"));
-    let boxed = from_extractor("the state", |SignedIn(account)| {
-        Box::pin(async move {
-            tokio::task::yield_now().await;
-            Ok::<_, BoxError>(Some(account.vouch()?))
-        })
+    let waiting = from_extractor("the state", async |SignedIn(account)| {
+        tokio::task::yield_now().await;
+        Ok::<_, BoxError>(Some(account.vouch()?))
     });
-    assert_eq!(who(boxed, empty()).await.unwrap(), found("ada"));
+    assert_eq!(who(waiting, empty()).await.unwrap(), found("ada"));
 }
 
 /// A resolver of an application that is not `Clone`, which `Arc` makes up for.

@@ -4,9 +4,11 @@ pub(crate) mod authority;
 pub(crate) mod fault_server;
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use axum::routing::get;
+use futures_util::FutureExt;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -18,10 +20,9 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::metadata::{AsciiMetadataKey, MetadataMap};
 use tower::ServiceBuilder;
-use tower_released::{
-    AuthToken, FailOpen, InvalidUser, Now, PendingToken, ReleasedClient, ReleasedTokenLayer, ResolverFn, TokenPolicy,
-    User, resolver_fn,
-};
+use tower::util::BoxCloneSyncService;
+use tower_released::middleware::FailClosed;
+use tower_released::{AuthToken, BoxError, PendingToken, ReleasedTokenLayer, User, UserResolver, resolver_fn};
 
 use self::roadmap::roadmap_client::RoadmapClient;
 use self::roadmap::roadmap_server::{Roadmap, RoadmapServer};
@@ -32,18 +33,29 @@ use self::roadmap::{PortalReply, PortalRequest};
 #[path = "../../../examples/tonic/roadmap.rs"]
 mod roadmap;
 
-type Signed = fn(&Parts) -> Option<Result<User, InvalidUser>>;
-pub(crate) type Resolver = ResolverFn<Signed, Now>;
-pub(crate) type Filter = fn(&Parts) -> bool;
+/// The layer that the stacks are given.
+pub(crate) enum Layer {
+    FailOpen(ReleasedTokenLayer),
+    FailClosed(ReleasedTokenLayer<FailClosed>),
+}
 
-/// The layer that the stacks are given: only what it does without a token differs.
-pub(crate) type Layer<P = FailOpen> = ReleasedTokenLayer<ReleasedClient, Resolver, Filter, P>;
+impl From<ReleasedTokenLayer> for Layer {
+    fn from(layer: ReleasedTokenLayer) -> Self {
+        Self::FailOpen(layer)
+    }
+}
+
+impl From<ReleasedTokenLayer<FailClosed>> for Layer {
+    fn from(layer: ReleasedTokenLayer<FailClosed>) -> Self {
+        Self::FailClosed(layer)
+    }
+}
 
 /// Who the `x-user` header says.
-pub(crate) fn by_header() -> Resolver {
-    resolver_fn(|parts| {
-        let id = parts.headers.get("x-user")?.to_str().ok()?;
-        Some(User::new(id, format!("{id}@example.com")))
+pub(crate) fn by_header() -> impl UserResolver<Error = BoxError> {
+    resolver_fn(|parts: &Parts| {
+        let id = parts.headers.get("x-user").and_then(|id| id.to_str().ok());
+        ready(id.map(|id| User::new(id, format!("{id}@example.com"))))
     })
 }
 
@@ -54,29 +66,6 @@ pub(crate) fn ada() -> User {
 /// A request from Ada to the root.
 pub(crate) fn request_from_ada<B>(body: B) -> Request<B> {
     Request::builder().header("x-user", "ada").body(body).unwrap()
-}
-
-/// What a layer must be able to answer with to stand in every stack.
-pub(crate) trait Policy:
-    TokenPolicy<axum::body::Body>
-    + TokenPolicy<Full<Bytes>>
-    + TokenPolicy<tonic::body::Body>
-    + Clone
-    + Send
-    + Sync
-    + 'static
-{
-}
-
-impl<P> Policy for P where
-    P: TokenPolicy<axum::body::Body>
-        + TokenPolicy<Full<Bytes>>
-        + TokenPolicy<tonic::body::Body>
-        + Clone
-        + Send
-        + Sync
-        + 'static
-{
 }
 
 /// What came back to a client.
@@ -110,7 +99,7 @@ pub(crate) trait Stack: Sized {
     /// What a page with a token says to caches.
     const CACHE_CONTROL: Option<&'static str> = Some("private, no-store");
 
-    async fn serve<P: Policy>(layer: Layer<P>) -> Self;
+    async fn serve(layer: impl Into<Layer>) -> Self;
 
     /// Visits the page, signed in or not, with more headers.
     async fn visit(&self, user: Option<&str>, headers: &[(&'static str, &'static str)]) -> (Answer, HeaderMap);
@@ -180,11 +169,15 @@ impl Http {
 pub(crate) struct Axum(Http);
 
 impl Stack for Axum {
-    async fn serve<P: Policy>(layer: Layer<P>) -> Self {
+    async fn serve(layer: impl Into<Layer>) -> Self {
         async fn page(token: Option<AuthToken>) -> String {
             token.map_or_else(String::new, |token| token.to_string())
         }
-        let app = axum::Router::new().route("/", get(page)).layer(layer);
+        let app = axum::Router::new().route("/", get(page));
+        let app = match layer.into() {
+            Layer::FailOpen(layer) => app.layer(layer),
+            Layer::FailClosed(layer) => app.layer(layer),
+        };
         let (listener, address) = listen().await;
         Self(Http::new(address, Server::spawn(async { axum::serve(listener, app).await.unwrap() })))
     }
@@ -197,11 +190,14 @@ impl Stack for Axum {
 pub(crate) struct Hyper(Http);
 
 impl Stack for Hyper {
-    async fn serve<P: Policy>(layer: Layer<P>) -> Self {
+    async fn serve(layer: impl Into<Layer>) -> Self {
         async fn page(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
             Ok(Response::new(Full::from(token_of(request.extensions()).await.unwrap_or_default())))
         }
-        let service = ServiceBuilder::new().layer(layer).service_fn(page);
+        let service = match layer.into() {
+            Layer::FailOpen(layer) => BoxCloneSyncService::new(ServiceBuilder::new().layer(layer).service_fn(page)),
+            Layer::FailClosed(layer) => BoxCloneSyncService::new(ServiceBuilder::new().layer(layer).service_fn(page)),
+        };
         let (listener, address) = listen().await;
         let server = Server::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
@@ -244,12 +240,18 @@ impl Stack for Tonic {
     // Nothing caches gRPC.
     const CACHE_CONTROL: Option<&'static str> = None;
 
-    async fn serve<P: Policy>(layer: Layer<P>) -> Self {
+    async fn serve(layer: impl Into<Layer>) -> Self {
         let (listener, address) = listen().await;
-        let server = tonic::transport::Server::builder()
-            .layer(layer)
-            .add_service(RoadmapServer::new(Portals))
-            .serve_with_incoming(TcpListenerStream::new(listener));
+        let (server, incoming) = (tonic::transport::Server::builder(), TcpListenerStream::new(listener));
+        let portals = RoadmapServer::new(Portals);
+        let server = match layer.into() {
+            Layer::FailOpen(layer) => {
+                server.layer(layer).add_service(portals).serve_with_incoming(incoming).left_future()
+            }
+            Layer::FailClosed(layer) => {
+                server.layer(layer).add_service(portals).serve_with_incoming(incoming).right_future()
+            }
+        };
         let server = Server::spawn(async { server.await.unwrap() });
         let client = RoadmapClient::connect(format!("http://{address}")).await.unwrap();
         Self { client, _server: server }

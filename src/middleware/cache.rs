@@ -1,9 +1,9 @@
 //! Keeps a page with a token out of every cache.
 
 use http::header::{CACHE_CONTROL, ETAG, EXPIRES, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Response};
 
-use crate::rejection::has_grpc_content;
+use super::grpc::has_grpc_content;
 use crate::telemetry::warn;
 
 /// Headers that a cache could go by although `Cache-Control` says no: validators, HTTP/1.0's expiry, and what CDNs and
@@ -18,16 +18,53 @@ static REMOVED: [HeaderName; 6] = [
     HeaderName::from_static("x-accel-expires"),
 ];
 
-/// In the extensions of a request: a layer further out wants to know whether its response may carry a token.
-#[derive(Clone, Debug)]
-pub(crate) struct WantsToKnowOfToken;
+/// What becomes of the cache headers of a response that may carry a token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheControl {
+    /// `Cache-Control: private, no-store`, and no `ETag`, `Last-Modified`, `Expires` or directions to CDNs: a cache that
+    /// kept the page would serve one user's token to others. A handler's own `public` or `s-maxage` is overridden,
+    /// with a `tracing` event. gRPC responses are left alone.
+    ///
+    /// With [`MintTiming::BeforeHandler`](crate::MintTiming::BeforeHandler), a GET or HEAD for a document that gets a token
+    /// also loses `If-None-Match` and `If-Modified-Since`, so that no 304 brings back a page from before the user signed in.
+    /// All other requests keep their conditions. With the other timings nobody knows in time, so let a page have no `ETag`
+    /// if it is another one for users who are signed in.
+    #[default]
+    NoStore,
+    /// Leaves the response's cache headers and the request's conditions as they are. Choose it only where nothing between
+    /// the handler and the user caches.
+    Unchanged,
+}
 
-/// In the extensions of a response that may carry a token, if it was asked for.
-#[derive(Clone, Debug)]
-pub(crate) struct CarriesToken;
+/// In the extensions of a response that may carry an auth token.
+///
+/// The token layer puts it there for layers further out, such as [`CspLayer`](crate::embed::csp::CspLayer).
+///
+/// # Example
+///
+/// ```
+/// use http::Response;
+/// use tower_released::middleware::CarriesToken;
+///
+/// fn may_be_logged<B>(response: &Response<B>) -> bool {
+///     response.extensions().get::<CarriesToken>().is_none()
+/// }
+/// # assert!(may_be_logged(&Response::new(())));
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct CarriesToken;
+
+/// Says that a response may carry a token, to layers further out and to caches.
+pub(crate) fn mark<B>(response: &mut Response<B>, cache_control: CacheControl) {
+    response.extensions_mut().insert(CarriesToken);
+    if cache_control == CacheControl::NoStore {
+        forbid(response.headers_mut());
+    }
+}
 
 /// Says `private, no-store`, and removes what says otherwise.
-pub(crate) fn forbid(headers: &mut HeaderMap) {
+fn forbid(headers: &mut HeaderMap) {
     // Nothing caches gRPC, and its clients would see the header as metadata.
     if has_grpc_content(headers) {
         return;

@@ -8,15 +8,14 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower::Service;
 
-use crate::cache::{self, CarriesToken};
+use super::cache::{self, CacheControl};
+use super::policy::TokenPolicy;
 use crate::filter::is_for_document;
-use crate::layer::{CacheControl, TokenPolicy};
 use crate::pending::{Driver, Outcome};
 use crate::rejection::AuthTokenRejection;
-use crate::skipped;
 
 pin_project! {
-    /// The response future of a [`ReleasedTokenService`](crate::ReleasedTokenService).
+    /// The response future of a [`ReleasedTokenService`](super::ReleasedTokenService).
     ///
     /// Dropping it cancels everything that it started.
     pub struct ResponseFuture<S, B, F, P> {
@@ -31,9 +30,9 @@ pin_project! {
         // The filter said no: only the inner service's future.
         Passing { #[pin] inner: F },
         // The handler waits for the token.
-        Minting { driver: Option<Driver>, waiting: Option<Waiting<S, B>>, policy: P, with_token: WithToken },
+        Minting { driver: Option<Driver>, waiting: Option<Waiting<S, B>>, policy: P, cache_control: CacheControl },
         // The handler runs, and the mint beside it.
-        Responding { #[pin] inner: F, driver: Option<Driver>, drives: Drives, with_token: WithToken },
+        Responding { #[pin] inner: F, driver: Option<Driver>, drives: Drives, cache_control: CacheControl },
     }
 }
 
@@ -48,25 +47,6 @@ pub(crate) enum Drives {
     NoMore,
 }
 
-/// What becomes of a response that may carry a token.
-#[derive(Clone, Copy)]
-pub(crate) struct WithToken {
-    pub(crate) cache_control: CacheControl,
-    /// Whether a layer further out has asked to be told.
-    pub(crate) is_told: bool,
-}
-
-impl WithToken {
-    fn mark<B>(self, response: &mut Response<B>) {
-        if self.is_told {
-            response.extensions_mut().insert(CarriesToken);
-        }
-        if self.cache_control == CacheControl::NoStore {
-            cache::forbid(response.headers_mut());
-        }
-    }
-}
-
 /// What waits for its token: the service that was polled ready, and the request for it.
 struct Waiting<S, B> {
     service: S,
@@ -78,13 +58,13 @@ impl<S, B, F, P> ResponseFuture<S, B, F, P> {
         Self { state: State::Passing { inner } }
     }
 
-    pub(crate) fn minting(driver: Driver, request: Request<B>, service: S, policy: P, with_token: WithToken) -> Self {
+    pub(crate) fn minting(driver: Driver, request: Request<B>, service: S, policy: P, cache_control: CacheControl) -> Self {
         let waiting = Some(Waiting { service, request });
-        Self { state: State::Minting { driver: Some(driver), waiting, policy, with_token } }
+        Self { state: State::Minting { driver: Some(driver), waiting, policy, cache_control } }
     }
 
-    pub(crate) fn responding(inner: F, driver: Driver, timing: Drives, with_token: WithToken) -> Self {
-        Self { state: State::Responding { inner, driver: Some(driver), drives: timing, with_token } }
+    pub(crate) fn responding(inner: F, driver: Driver, first: Drives, cache_control: CacheControl) -> Self {
+        Self { state: State::Responding { inner, driver: Some(driver), drives: first, cache_control } }
     }
 }
 
@@ -99,9 +79,9 @@ where
         let mut this = self.project();
         loop {
             match this.state.as_mut().project() {
-                StateProjection::Passing { inner } => return skipped::scope(|| inner.poll(cx)),
-                StateProjection::Minting { driver, waiting, policy, with_token } => {
-                    let with_token = *with_token;
+                StateProjection::Passing { inner } => return inner.poll(cx),
+                StateProjection::Minting { driver, waiting, policy, cache_control } => {
+                    let cache_control = *cache_control;
                     let outcome = ready!(driver.as_ref().expect("polled after completion").start(cx));
                     let driver = driver.take();
                     let Waiting { mut service, mut request } = waiting.take().expect("polled after completion");
@@ -116,16 +96,16 @@ where
                         if let Some(driver) = &driver {
                             driver.mark_taken();
                         }
-                        if with_token.cache_control == CacheControl::NoStore
+                        if cache_control == CacheControl::NoStore
                             && is_for_document(request.method(), request.headers())
                         {
                             cache::make_unconditional(request.headers_mut());
                         }
                     }
                     let inner = service.call(request);
-                    this.state.set(State::Responding { inner, driver, drives: Drives::NoMore, with_token });
+                    this.state.set(State::Responding { inner, driver, drives: Drives::NoMore, cache_control });
                 }
-                StateProjection::Responding { inner, driver, drives, with_token } => {
+                StateProjection::Responding { inner, driver, drives, cache_control } => {
                     if let Some(driver) = driver {
                         match drives {
                             Drives::FromTheStart if driver.start(cx).is_ready() => *drives = Drives::NoMore,
@@ -136,7 +116,7 @@ where
                     let mut result = ready!(inner.poll(cx));
                     let may_carry_token = driver.take().is_some_and(Driver::leave);
                     if let (true, Ok(response)) = (may_carry_token, &mut result) {
-                        with_token.mark(response);
+                        cache::mark(response, *cache_control);
                     }
                     return Poll::Ready(result);
                 }

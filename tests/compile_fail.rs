@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde::Deserialize;
 
-/// A program in tests/advice/src/bin, and what a person must be told who wrote it.
+/// A program in tests/compile_fail/src/bin, and what a person must be told who wrote it.
 const ADVICE: &[(&str, &[&str])] = &[
     (
         "closure_is_no_resolver",
@@ -22,13 +22,17 @@ const ADVICE: &[(&str, &[&str])] = &[
     ),
     (
         "resolver_fn_no_user",
-        &["neither now nor later", "expected a `User`, an `Option` or `Result` of one, or a future"],
+        &["`String` is not a future"],
     ),
-    ("not_a_minter", &["`&str` does not mint", "give the layer a `ReleasedClient`"]),
+    ("not_a_minter", &["`&str` cannot mint", "give the layer a `ReleasedClient`"]),
     ("missing_feature", &["the item is gated behind the `axum` feature"]),
-    ("timed_and_strict", &["a layer with a `.timing(..)` cannot `.reject_without_token()`", "leave `.timing(..)` out"]),
-    ("strict_and_timed", &["a layer with `.reject_without_token()` cannot have a `.timing(..)`"]),
-    ("a_result_is_no_minter", &["does not mint", "Then `?` is missing"]),
+    ("strict_and_timed", &["no method named `timing` found for struct `ReleasedTokenLayer<FailClosed>`"]),
+    ("a_result_is_no_minter", &["cannot mint", "Then `?` is missing"]),
+    ("async_closure_borrows_parts", &["one type is more general than the other"]),
+    (
+        "body_without_default",
+        &["cannot answer with a `Body`: this response body is not `Default`", "`TraceLayer` and `RequestBodyLimitLayer`"],
+    ),
 ];
 
 /// A line of `cargo check --message-format=json`.
@@ -51,7 +55,8 @@ struct Message {
 #[test]
 fn a_mistake_is_answered_with_advice() {
     let output = Command::new(env!("CARGO"))
-        .args(["check", "--package", "advice", "--bins", "--keep-going", "--quiet", "--message-format=json"])
+        .args(["check", "--manifest-path", "tests/compile_fail/Cargo.toml", "--target-dir", "target/compile_fail"])
+        .args(["--bins", "--keep-going", "--quiet", "--message-format=json"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();

@@ -1,0 +1,157 @@
+//! The layer.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use http::request::Parts;
+use tower::{BoxError, Layer};
+
+use super::cache::CacheControl;
+use super::policy::{FailClosed, FailOpen};
+use super::service::ReleasedTokenService;
+use super::settings::{MintTiming, Settings};
+use crate::error::{MintError, MintErrorKind};
+use crate::filter::can_use_token;
+use crate::minter::Minter;
+use crate::outcomes::Outcomes;
+use crate::pending::Mint;
+use crate::resolver::UserResolver;
+use crate::telemetry::{self, MintSpan};
+use crate::user::InvalidUser;
+
+/// Mints a Released auth token for the signed-in user, and puts it within reach of every handler behind it.
+///
+/// The minter is a [`ReleasedClient`](crate::ReleasedClient), or any other [`Minter`]. The resolver finds the signed-in user, so
+/// the layer stands *inside* of the authentication layer.
+///
+/// By default the layer never answers in the handler's place: without a user, or without a token, the request goes on.
+/// [`reject_without_token`](Self::reject_without_token) changes that.
+///
+/// # Example
+///
+/// ```
+/// use tower::ServiceBuilder;
+/// use tower_released::filter::navigations;
+/// use tower_released::{MintTiming, ReleasedTokenLayer, User, from_extension};
+/// # use tower_released::{AuthToken, MintError};
+/// # #[derive(Clone)] struct CurrentUser { id: String, email: String }
+/// # let released = tower::service_fn(|_: User| async { AuthToken::new("t").map_err(MintError::from) });
+///
+/// let vouch = |user: &CurrentUser| User::new(&user.id, &user.email);
+/// let layer = ReleasedTokenLayer::new(released, from_extension(vouch))
+///     .timing(MintTiming::AlongsideHandler)
+///     .mint_when(navigations);
+/// let service = ServiceBuilder::new().layer(layer).service_fn(
+///     async |request: http::Request<String>| {
+///         Ok::<_, std::io::Error>(http::Response::new(String::new()))
+///     },
+/// );
+/// # fn is_service<S: tower::Service<http::Request<String>>>(_: S) {} is_service(service);
+/// ```
+#[must_use = "a layer does nothing until it is put around a service"]
+#[derive(Clone)]
+pub struct ReleasedTokenLayer<P = FailOpen> {
+    settings: Settings,
+    policy: P,
+}
+
+impl ReleasedTokenLayer {
+    /// Creates a layer that mints a token for the user returned by `resolver`, before the handler.
+    pub fn new(minter: impl Minter, resolver: impl UserResolver) -> Self {
+        telemetry::describe_pages();
+        let outcomes = Arc::<Outcomes>::default();
+        let settings = Settings {
+            mint: Arc::new(move |parts| mint(&minter, &resolver, &outcomes, parts)),
+            filter: Arc::new(can_use_token),
+            timing: MintTiming::default(),
+            cache_control: CacheControl::default(),
+        };
+        Self { settings, policy: FailOpen }
+    }
+
+    /// Sets when the token is minted. Default: [`MintTiming::BeforeHandler`].
+    pub fn timing(mut self, timing: MintTiming) -> Self {
+        self.settings.timing = timing;
+        self
+    }
+
+    /// Answers in the handler's place where there is no token. The token is always minted before the handler.
+    ///
+    /// Nobody signed in is answered with 401, Released out of reach with 503 and `Retry-After`, Released too slow with 504, an
+    /// answer of Released that is no token with 502, and every fault of this server with 500. Requests of
+    /// `application/grpc*` get a gRPC status instead: `UNAUTHENTICATED`, `UNAVAILABLE`, `DEADLINE_EXCEEDED`,
+    /// `INTERNAL`.
+    ///
+    /// The response's body must be `Default`. The bodies of axum, tonic and `http-body-util`'s `Full` and `Empty` are. Those of
+    /// tower-http's `TraceLayer` and `RequestBodyLimitLayer` are not: in one `ServiceBuilder`, put these layers outside of this
+    /// one.
+    ///
+    /// This is no access control: a request that the filter skips goes on to the handler, and the filter goes by headers
+    /// that a client chooses. With `.mint_when(always)` nothing is skipped.
+    pub fn reject_without_token(mut self) -> ReleasedTokenLayer<FailClosed> {
+        self.settings.timing = MintTiming::BeforeHandler;
+        ReleasedTokenLayer { settings: self.settings, policy: FailClosed }
+    }
+}
+
+impl<P> ReleasedTokenLayer<P> {
+    /// Mints only for requests for which `filter` returns true. Default: [`can_use_token`].
+    ///
+    /// The filter replaces the default one. The module [`filter`](crate::filter) has others.
+    pub fn mint_when(mut self, filter: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
+        self.settings.filter = Arc::new(filter);
+        self
+    }
+
+    /// Sets what becomes of the cache headers of a response that may carry a token. Default: [`CacheControl::NoStore`].
+    pub fn cache_control(mut self, cache_control: CacheControl) -> Self {
+        self.settings.cache_control = cache_control;
+        self
+    }
+}
+
+impl<S, P: Clone> Layer<S> for ReleasedTokenLayer<P> {
+    type Service = ReleasedTokenService<S, P>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        ReleasedTokenService::new(inner, Arc::new(self.settings.clone()), self.policy.clone())
+    }
+}
+
+impl<P: fmt::Debug> fmt::Debug for ReleasedTokenLayer<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReleasedTokenLayer")
+            .field("settings", &self.settings)
+            .field("policy", &self.policy)
+            .finish()
+    }
+}
+
+/// Everything from the request's head to the token, not started. An anonymous request does not touch the minter.
+fn mint<M: Minter, R: UserResolver>(minter: &M, resolver: &R, outcomes: &Arc<Outcomes>, parts: &Parts) -> Mint {
+    let user = resolver.resolve(parts);
+    let mut minter = minter.clone();
+    let outcomes = Arc::clone(outcomes);
+    Box::pin(async move {
+        let started = outcomes.start();
+        let mint = async {
+            let Some(user) = user.await.map_err(|error| resolver_failed(error.into()))? else {
+                return Ok(None);
+            };
+            poll_fn(|cx| minter.poll_ready(cx)).await.map_err(Into::into)?;
+            let token = minter.call(user).await.map_err(Into::into)?;
+            Ok(Some(token))
+        };
+        let span = MintSpan::new();
+        let outcome = span.around(mint).await;
+        span.end(&outcome);
+        started.end(&outcome);
+        outcome
+    })
+}
+
+fn resolver_failed(error: BoxError) -> MintError {
+    let kind = if error.is::<InvalidUser>() { MintErrorKind::InvalidUser } else { MintErrorKind::Resolver };
+    MintError::new(kind).with_source(error)
+}

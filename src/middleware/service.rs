@@ -1,0 +1,75 @@
+//! The service: whether, who, and when to mint.
+
+use std::mem;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use tower::Service;
+
+use super::future::{Drives, ResponseFuture};
+use super::policy::TokenPolicy;
+use super::settings::{MintTiming, Settings};
+use crate::filter::Skipped;
+use crate::pending::{Driver, PendingToken};
+use crate::token::AuthToken;
+
+/// The service that a [`ReleasedTokenLayer`](crate::ReleasedTokenLayer) makes of another one.
+///
+/// Its error is always the inner service's: a failed mint is none.
+#[derive(Clone, Debug)]
+pub struct ReleasedTokenService<S, P = super::FailOpen> {
+    inner: S,
+    settings: Arc<Settings>,
+    policy: P,
+}
+
+impl<S, P> ReleasedTokenService<S, P> {
+    pub(crate) fn new(inner: S, settings: Arc<Settings>, policy: P) -> Self {
+        Self { inner, settings, policy }
+    }
+}
+
+impl<S, P, ReqBody, ResBody> Service<Request<ReqBody>> for ReleasedTokenService<S, P>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
+    P: TokenPolicy<ResBody>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, ReqBody, S::Future, P>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let (mut parts, body) = request.into_parts();
+        // Those of a layer further out may be for somebody else.
+        parts.extensions.remove::<AuthToken>();
+        if !(self.settings.filter)(&parts) {
+            parts.extensions.remove::<PendingToken>();
+            parts.extensions.insert(Skipped);
+            return ResponseFuture::passing(self.inner.call(Request::from_parts(parts, body)));
+        }
+
+        let (pending, driver) = Driver::new((self.settings.mint)(&parts));
+        parts.extensions.insert(pending);
+        let request = Request::from_parts(parts, body);
+        let cache_control = self.settings.cache_control;
+        match self.settings.timing {
+            MintTiming::BeforeHandler => {
+                // The service that was polled ready is the one to call, later; the clone takes its place.
+                let clone = self.inner.clone();
+                let ready = mem::replace(&mut self.inner, clone);
+                ResponseFuture::minting(driver, request, ready, self.policy, cache_control)
+            }
+            MintTiming::AlongsideHandler => {
+                ResponseFuture::responding(self.inner.call(request), driver, Drives::FromTheStart, cache_control)
+            }
+            MintTiming::OnExtraction => {
+                ResponseFuture::responding(self.inner.call(request), driver, Drives::OnceStarted, cache_control)
+            }
+        }
+    }
+}

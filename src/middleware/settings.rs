@@ -1,0 +1,41 @@
+//! What a layer was told, shared by all its services.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::request::Parts;
+
+use super::cache::CacheControl;
+use crate::pending::Mint;
+
+/// When the token is minted, relative to the handler.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MintTiming {
+    /// Before the handler, which starts with the token. The page takes as long as both in turn.
+    #[default]
+    BeforeHandler,
+    /// While inner middleware and the handler run, in the same task. The page takes as long as the slower of the two,
+    /// if the handler asks for its token late: take [`PendingToken`](crate::PendingToken) and await it last.
+    AlongsideHandler,
+    /// When a handler asks for the token, and not at all if none does. For pages that seldom need one.
+    OnExtraction,
+}
+
+#[derive(Clone)]
+pub(crate) struct Settings {
+    /// Makes the mint of a request, from its head to the token. The mint is not started. One closure, so that the layer
+    /// has no type parameters for the minter and the resolver.
+    pub(crate) mint: Arc<dyn Fn(&Parts) -> Mint + Send + Sync>,
+    pub(crate) filter: Arc<dyn Fn(&Parts) -> bool + Send + Sync>,
+    pub(crate) timing: MintTiming,
+    pub(crate) cache_control: CacheControl,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("timing", &self.timing)
+            .field("cache_control", &self.cache_control)
+            .finish_non_exhaustive()
+    }
+}
