@@ -8,6 +8,7 @@ use http::{HeaderMap, Method};
 
 // The `http` crate has no constants for fetch metadata (https://www.w3.org/TR/fetch-metadata/).
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+const HX_REQUEST: HeaderName = HeaderName::from_static("hx-request");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
 /// In the extensions of a request that a layer's filter skipped, so that extractors can tell this from a missing layer.
@@ -69,6 +70,8 @@ pub(crate) fn is_for_document(method: &Method, headers: &HeaderMap) -> bool {
     }
     match text(headers, &SEC_FETCH_DEST) {
         Some(destination) if destination != "empty" => DOCUMENTS.contains(&destination),
+        // htmx accepts everything, and says who it is.
+        _ if headers.contains_key(HX_REQUEST) => true,
         _ => headers
             .get_all(ACCEPT)
             .iter()

@@ -11,6 +11,8 @@ use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
+use tokio::runtime::Handle as Runtime;
+
 use crate::error::{MintError, MintErrorKind};
 use crate::sync::{AtomicUsize, Mutex, MutexGuard, Ordering};
 use crate::token::AuthToken;
@@ -93,10 +95,9 @@ impl Drop for PendingToken {
 
 impl fmt::Debug for PendingToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Never waits: a mint may print this while it is polled.
-        let outcome = match self.shared.state.try_lock().as_deref() {
-            Ok(State::Done(outcome)) => Some(outcome.clone()),
-            _ => None,
+        let outcome = match &*self.shared.state() {
+            State::Done(outcome) => Some(outcome.clone()),
+            State::Running(_) => None,
         };
         f.debug_struct("PendingToken").field("outcome", &outcome).finish_non_exhaustive()
     }
@@ -110,7 +111,7 @@ pub(crate) struct Driver {
 impl Driver {
     /// Makes a promise of what `mint` will yield. Nothing happens before somebody asks.
     pub(crate) fn new(mint: Mint) -> (PendingToken, Self) {
-        let running = Running { mint, driver: None, is_started: false, has_head_left: false, is_detached: false };
+        let running = Running { mint: Some(mint), driver: None, is_started: false, head: Head::Coming };
         let shared = Arc::new(Shared {
             state: Mutex::new(State::Running(running)),
             wakers: Mutex::new(Wakers { waiting: Vec::new(), is_awake: true }),
@@ -147,11 +148,7 @@ impl Driver {
     /// promise, and otherwise the mint ends. Returns whether the response may carry the token.
     pub(crate) fn leave(mut self) -> bool {
         let Some(shared) = self.shared.take() else { return false };
-        let (may_carry_token, must_detach) = shared.let_head_leave();
-        if must_detach {
-            detach(shared);
-        }
-        may_carry_token
+        shared.let_head_leave()
     }
 }
 
@@ -164,11 +161,20 @@ impl Drop for Driver {
 }
 
 /// Drives the mint in a task, which ends with the mint or with the promise's last clone.
-fn detach(shared: Arc<Shared>) {
-    // In a runtime that is not tokio's, whoever holds the promise drives it.
-    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-        runtime.spawn(async move { poll_fn(|cx| shared.poll(cx, Asker::Starter)).await.map(drop) });
+fn detach(runtime: &Runtime, shared: Arc<Shared>) {
+    /// Ends the mint with its task: when the runtime ends, nothing else drives it.
+    struct Task(Arc<Shared>);
+
+    impl Drop for Task {
+        fn drop(&mut self) {
+            self.0.cancel();
+        }
     }
+
+    let task = Task(shared);
+    runtime.spawn(async move {
+        let _ = poll_fn(|cx| task.0.poll(cx, Asker::Starter)).await;
+    });
 }
 
 /// Set in [`Shared::holders`] when somebody got the token.
@@ -178,10 +184,10 @@ const TAKEN: usize = 1;
 const ONE_HOLDER: usize = 2;
 
 struct Shared {
-    /// Locked for one poll at a time. A lock that is held from the first poll to the last would let a waiter that is not
-    /// polled any more stop all the others.
+    /// Never locked while the mint is polled: whoever drops a promise, or asks for it, must not wait for a resolver that
+    /// blocks its thread.
     state: Mutex<State>,
-    /// Locked after `state`, if both are: the mint may wake while it is polled.
+    /// Locked after `state`, if both are.
     wakers: Mutex<Wakers>,
     /// How many hold the promise, and whether somebody took the token out of it. Both in one number, because a renderer may
     /// take the token and drop the promise between two looks.
@@ -194,13 +200,22 @@ enum State {
 }
 
 struct Running {
-    mint: Mint,
+    /// `None` while somebody polls it.
+    mint: Option<Mint>,
     /// The response future's waker, while nobody has started the mint.
     driver: Option<Waker>,
     is_started: bool,
-    has_head_left: bool,
+    head: Head,
+}
+
+/// Where the response's head is, and so who drives the mint.
+enum Head {
+    /// The response future drives it.
+    Coming,
+    /// It has left. A task in this runtime is to drive the mint once it is started; outside of `tokio`, nobody.
+    Left(Option<Runtime>),
     /// A task drives the mint.
-    is_detached: bool,
+    LeftToTask,
 }
 
 /// Everybody who waits for one mint: whoever polled it last may not be the one who is there to poll it next.
@@ -224,96 +239,129 @@ enum Asker {
 
 impl Shared {
     fn poll(self: &Arc<Self>, cx: &mut Context<'_>, asker: Asker) -> Poll<Outcome> {
-        let mut state = self.state();
-        let running = match &mut *state {
-            State::Done(outcome) => return Poll::Ready(outcome.clone()),
-            State::Running(running) => running,
-        };
-        if asker == Asker::Driver && !running.is_started {
-            match &mut running.driver {
-                Some(driver) => driver.clone_from(cx.waker()),
-                none => *none = Some(cx.waker().clone()),
-            }
-            return Poll::Pending;
-        }
-        running.is_started = true;
-        {
-            let mut wakers = self.wakers();
-            if !mem::take(&mut wakers.is_awake) {
-                wakers.add(cx.waker());
+        let mut mint = {
+            let mut state = self.state();
+            let running = match &mut *state {
+                State::Done(outcome) => return Poll::Ready(outcome.clone()),
+                State::Running(running) => running,
+            };
+            if asker == Asker::Driver && !running.is_started {
+                match &mut running.driver {
+                    Some(driver) => driver.clone_from(cx.waker()),
+                    none => *none = Some(cx.waker().clone()),
+                }
                 return Poll::Pending;
             }
-        }
+            running.is_started = true;
+            let mut wakers = self.wakers();
+            match &mut running.mint {
+                // Whoever polls it, if anybody does, wakes all who wait.
+                None => {
+                    wakers.add(cx.waker());
+                    return Poll::Pending;
+                }
+                Some(_) if !mem::take(&mut wakers.is_awake) => {
+                    wakers.add(cx.waker());
+                    return Poll::Pending;
+                }
+                mint => mint.take(),
+            }
+        };
         let waker = Waker::from(Arc::clone(self));
-        let unless_it_panics = WakeOnDrop(self);
-        let polled = running.mint.as_mut().poll(&mut Context::from_waker(&waker));
-        mem::forget(unless_it_panics);
-        if let Poll::Ready(outcome) = polled {
-            self.finish(state, outcome.clone());
-            return Poll::Ready(outcome);
+        let if_it_panics = EndOnDrop(self);
+        let polled = mint.as_mut().map(|mint| mint.as_mut().poll(&mut Context::from_waker(&waker)));
+        mem::forget(if_it_panics);
+        match polled {
+            Some(Poll::Pending) => self.put_back(mint, cx, asker),
+            Some(Poll::Ready(outcome)) => Poll::Ready(self.finish(outcome)),
+            None => Poll::Pending,
         }
-        // After the poll, because most mints for nobody end with their first one: there is nobody to wake then.
-        let mut wakers = self.wakers();
-        wakers.add(cx.waker());
-        if let Some(driver) = running.driver.take() {
-            wakers.add(&driver);
-        }
-        let was_woken = wakers.is_awake;
-        drop(wakers);
-        let must_detach = asker == Asker::Holder && running.must_detach();
-        drop(state);
+    }
+
+    /// Keeps a mint that is not done for its next poll, unless it was cancelled in the meantime.
+    fn put_back(self: &Arc<Self>, mint: Option<Mint>, cx: &mut Context<'_>, asker: Asker) -> Poll<Outcome> {
+        let (was_woken, task) = {
+            let mut state = self.state();
+            let running = match &mut *state {
+                // The mint is dropped after the lock is free.
+                State::Done(outcome) => return Poll::Ready(outcome.clone()),
+                State::Running(running) => running,
+            };
+            running.mint = mint;
+            // After the poll, because most mints for nobody end with their first one: there is nobody to wake then.
+            let mut wakers = self.wakers();
+            wakers.add(cx.waker());
+            if let Some(driver) = running.driver.take() {
+                wakers.add(&driver);
+            }
+            let task = if asker == Asker::Holder { running.take_task() } else { None };
+            (wakers.is_awake, task)
+        };
         if was_woken {
             self.wake_all();
         }
-        if must_detach {
-            detach(Arc::clone(self));
+        if let Some(runtime) = task {
+            detach(&runtime, Arc::clone(self));
         }
         Poll::Pending
     }
 
-    /// Returns whether the response may carry the token, and whether a task must drive the mint from now on.
-    fn let_head_leave(&self) -> (bool, bool) {
-        let mut state = self.state();
-        match &mut *state {
-            State::Done(outcome) => {
-                let is_token = matches!(outcome, Ok(Some(_)));
-                (is_token && self.holders.load(Ordering::Acquire) != 0, false)
+    /// Ends the layer's part, and returns whether the response may carry the token.
+    fn let_head_leave(self: &Arc<Self>) -> bool {
+        let task = {
+            let mut state = self.state();
+            match &mut *state {
+                State::Done(outcome) => {
+                    return matches!(outcome, Ok(Some(_))) && self.holders.load(Ordering::Acquire) != 0;
+                }
+                // Nobody can take what is not there yet.
+                State::Running(_) if self.holders.load(Ordering::Acquire) == 0 => {
+                    drop(state);
+                    self.cancel();
+                    return false;
+                }
+                State::Running(running) => {
+                    // The server's own runtime, whichever thread the body is written on later.
+                    running.head = Head::Left(Runtime::try_current().ok());
+                    running.take_task()
+                }
             }
-            // Nobody has taken what is not there yet.
-            State::Running(_) if self.holders.load(Ordering::Acquire) == 0 => {
-                self.finish(state, interrupted());
-                (false, false)
-            }
-            State::Running(running) => {
-                running.has_head_left = true;
-                (true, running.must_detach())
-            }
+        };
+        if let Some(runtime) = task {
+            detach(&runtime, Arc::clone(self));
         }
+        true
     }
 
     /// Drops the mint, and with it its connection, if it is not done. Those who still wait get an error.
     fn cancel(&self) {
-        let state = self.state();
-        if matches!(*state, State::Running(_)) {
-            self.finish(state, interrupted());
-        }
+        let _ = self.finish(interrupted());
     }
 
     /// Drops the mint if the promise was its last reason: nobody holds it, and the response future is gone.
     fn end_if_the_head_has_left(&self) {
-        let state = self.state();
-        if matches!(&*state, State::Running(running) if running.has_head_left) {
-            self.finish(state, interrupted());
+        let has_left = match &*self.state() {
+            State::Running(running) => !matches!(running.head, Head::Coming),
+            State::Done(_) => false,
+        };
+        if has_left {
+            self.cancel();
         }
     }
 
-    /// Keeps the outcome and wakes all who wait.
-    fn finish(&self, mut state: MutexGuard<'_, State>, outcome: Outcome) {
-        let before = mem::replace(&mut *state, State::Done(outcome));
+    /// Keeps this outcome unless there is one, wakes all who wait, and returns the one that is kept.
+    fn finish(&self, outcome: Outcome) -> Outcome {
+        let before = {
+            let mut state = self.state();
+            if let State::Done(kept) = &*state {
+                return kept.clone();
+            }
+            mem::replace(&mut *state, State::Done(outcome.clone()))
+        };
         // What is dropped or woken must not find the lock held.
-        drop(state);
         drop(before);
         self.wake_all();
+        outcome
     }
 
     fn wake_all(&self) {
@@ -322,14 +370,8 @@ impl Shared {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| {
-            // The mint panicked, so it cannot go on.
-            let mut state = PoisonError::into_inner(poisoned);
-            if matches!(*state, State::Running(_)) {
-                *state = State::Done(interrupted());
-            }
-            state
-        })
+        // Nothing panics while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wakers(&self) -> MutexGuard<'_, Wakers> {
@@ -338,11 +380,14 @@ impl Shared {
 }
 
 impl Running {
-    /// Whether the mint is started, and nobody but its holders would drive it.
-    fn must_detach(&mut self) -> bool {
-        let must_detach = self.is_started && self.has_head_left && !self.is_detached;
-        self.is_detached |= must_detach;
-        must_detach
+    /// The runtime for the task that must drive the mint from now on: it is started, and nobody but its holders would.
+    fn take_task(&mut self) -> Option<Runtime> {
+        let Head::Left(runtime) = &mut self.head else { return None };
+        let task = if self.is_started { runtime.take() } else { None };
+        if task.is_some() {
+            self.head = Head::LeftToTask;
+        }
+        task
     }
 }
 
@@ -368,12 +413,12 @@ impl Wake for Shared {
     }
 }
 
-/// Wakes everybody if the mint panics under the poll of one: the others must find out.
-struct WakeOnDrop<'a>(&'a Shared);
+/// Ends the promise if the mint panics under the poll of one: the others must find out.
+struct EndOnDrop<'a>(&'a Shared);
 
-impl Drop for WakeOnDrop<'_> {
+impl Drop for EndOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.wake_all();
+        self.0.cancel();
     }
 }
 
@@ -537,7 +582,9 @@ mod loom {
 
     #[test]
     fn a_mint_that_outlives_the_head_gets_exactly_one_task() {
-        check(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        check(move || {
+            let _entered = runtime.enter();
             let gate = Arc::<Gate>::default();
             let (pending, mut driver) = Driver::new(gate.mint());
             let shared = driver.shared.take().expect("it is new");
@@ -547,12 +594,12 @@ mod loom {
                     let _ = shared.poll(&mut Context::from_waker(Waker::noop()), Asker::Holder);
                 }
             });
-            let (may_carry_token, _) = shared.let_head_leave();
+            assert!(shared.let_head_leave());
             body.join().expect("no panic");
-            let state = shared.state();
-            assert!(matches!(&*state, State::Running(running) if running.is_detached), "nobody drives it");
-            assert!(may_carry_token);
-            drop(state);
+            let is_left_to_task =
+                matches!(&*shared.state(), State::Running(running) if matches!(running.head, Head::LeftToTask));
+            assert!(is_left_to_task, "nobody drives it");
+            // One for the test, one for the promise, one for the task; the mint's own waker is not known to the gate any more.
             drop(pending);
         });
     }
@@ -564,7 +611,7 @@ mod loom {
             let (pending, mut driver) = Driver::new(gate.mint());
             let shared = driver.shared.take().expect("it is new");
             let _ = shared.poll(&mut Context::from_waker(Waker::noop()), Asker::Starter);
-            assert_eq!(shared.let_head_leave(), (true, true));
+            assert!(shared.let_head_leave());
             let task = thread::spawn(move || block_on(poll_fn(|cx| shared.poll(cx, Asker::Starter))));
             let clone = pending.clone();
             let other = thread::spawn(move || drop(clone));
@@ -572,6 +619,23 @@ mod loom {
             other.join().expect("no panic");
             let outcome = task.join().expect("no panic");
             assert_eq!(outcome.expect_err("the gate stays shut").kind(), MintErrorKind::Interrupted);
+        });
+    }
+
+    #[test]
+    fn a_mint_that_is_cancelled_during_a_poll_is_dropped_and_everybody_is_told() {
+        check(|| {
+            let gate = Arc::<Gate>::default();
+            let (pending, driver) = Driver::new(gate.mint());
+            let asker = thread::spawn(move || block_on(pending.get()));
+            drop(driver);
+            assert_eq!(
+                asker.join().expect("no panic").expect_err("it was cancelled").kind(),
+                MintErrorKind::Interrupted
+            );
+            // The mint and its wakers are gone, the one in the gate apart.
+            gate.waker.take_waker();
+            assert_eq!(Arc::strong_count(&gate), 1, "the mint is still there");
         });
     }
 }

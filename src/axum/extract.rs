@@ -7,7 +7,7 @@ use http::request::Parts;
 use crate::filter::Skipped;
 use crate::pending::PendingToken;
 use crate::rejection::AuthTokenRejection;
-use crate::telemetry::warn;
+use crate::telemetry::{debug, warn};
 use crate::token::AuthToken;
 
 /// Waits for the request's token, and rejects the request if there is none.
@@ -70,8 +70,11 @@ fn pending(parts: &Parts) -> Result<PendingToken, AuthTokenRejection> {
 
 impl IntoResponse for AuthTokenRejection {
     fn into_response(self) -> Response {
-        if matches!(self, Self::MissingLayer | Self::Skipped) {
-            warn!("a handler asked for an auth token that it cannot have: {self}");
+        match self {
+            Self::MissingLayer => warn!("a handler asked for an auth token that it cannot have: {self}"),
+            // Anybody can send the headers that the filter goes by.
+            Self::Skipped => debug!("a handler asked for an auth token that it cannot have: {self}"),
+            Self::Anonymous | Self::Mint(_) => {}
         }
         let mut response = (self.status(), self.body_text()).into_response();
         self.insert_headers(response.headers_mut());

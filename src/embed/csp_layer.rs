@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use http::header::{CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY_REPORT_ONLY, HeaderName};
+use http::header::{CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY_REPORT_ONLY, CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
@@ -131,7 +131,11 @@ where
                 for name in [CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY_REPORT_ONLY] {
                     merged |= merge(response.headers_mut(), name, &this.layer.sources);
                 }
-                if carries_token && !merged && !this.layer.warned.has_no_policy.swap(true, Ordering::Relaxed) {
+                if carries_token
+                    && !merged
+                    && is_page(response.headers())
+                    && !this.layer.warned.has_no_policy.swap(true, Ordering::Relaxed)
+                {
                     warn!(
                         "a response with an auth token has no Content-Security-Policy to merge into; put the CspLayer \
                          outside of what sets the policy, or remove it"
@@ -141,6 +145,12 @@ where
         }
         Poll::Ready(result)
     }
+}
+
+/// Whether this is a page, which a policy is for. An answer of the token endpoint needs none.
+fn is_page(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    content_type.starts_with("text/html") || content_type.starts_with("application/xhtml+xml")
 }
 
 /// Each header of this name is a policy of its own. Returns whether there is one.

@@ -1,9 +1,12 @@
 //! Keeps a page with a token out of every cache.
 
+use std::sync::atomic::Ordering;
+
 use http::header::{CACHE_CONTROL, ETAG, EXPIRES, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
 use http::{HeaderMap, HeaderValue, Response};
 
 use super::grpc::has_grpc_content;
+use super::settings::{CacheControl, Settings};
 use crate::telemetry::warn;
 
 /// Headers that a cache could go by although `Cache-Control` says no: validators, HTTP/1.0's expiry, and what CDNs and
@@ -17,24 +20,6 @@ static REMOVED: [HeaderName; 6] = [
     HeaderName::from_static("edge-control"),
     HeaderName::from_static("x-accel-expires"),
 ];
-
-/// What becomes of the cache headers of a response that may carry a token.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CacheControl {
-    /// `Cache-Control: private, no-store`, and no `ETag`, `Last-Modified`, `Expires` or directions to CDNs: a cache that
-    /// kept the page would serve one user's token to others. A handler's own `public` or `s-maxage` is overridden,
-    /// with a `tracing` event. gRPC responses are left alone.
-    ///
-    /// With [`MintTiming::BeforeHandler`](crate::MintTiming::BeforeHandler), a GET or HEAD for a document that gets a token
-    /// also loses `If-None-Match` and `If-Modified-Since`, so that no 304 brings back a page from before the user signed in.
-    /// All other requests keep their conditions. With the other timings nobody knows in time, so let a page have no `ETag`
-    /// if it is another one for users who are signed in.
-    #[default]
-    NoStore,
-    /// Leaves the response's cache headers and the request's conditions as they are. Choose it only where nothing between
-    /// the handler and the user caches.
-    Unchanged,
-}
 
 /// In the extensions of a response that may carry an auth token.
 ///
@@ -56,27 +41,29 @@ pub enum CacheControl {
 pub struct CarriesToken;
 
 /// Says that a response may carry a token, to layers further out and to caches.
-pub(crate) fn mark<B>(response: &mut Response<B>, cache_control: CacheControl) {
+pub(crate) fn mark<B>(response: &mut Response<B>, settings: &Settings) {
     response.extensions_mut().insert(CarriesToken);
-    if cache_control == CacheControl::NoStore {
-        forbid(response.headers_mut());
+    if settings.cache_control == CacheControl::NoStore {
+        let was_public = forbid(response.headers_mut());
+        if was_public && !settings.warned_of_public.swap(true, Ordering::Relaxed) {
+            warn!("the handler made a response public that may carry an auth token; it is `private, no-store` now");
+        }
     }
 }
 
-/// Says `private, no-store`, and removes what says otherwise.
-fn forbid(headers: &mut HeaderMap) {
+/// Says `private, no-store`, and removes what says otherwise. Returns whether the response was public.
+fn forbid(headers: &mut HeaderMap) -> bool {
     // Nothing caches gRPC, and its clients would see the header as metadata.
     if has_grpc_content(headers) {
-        return;
+        return false;
     }
-    if headers.get_all(CACHE_CONTROL).iter().any(asks_for_shared_caching) {
-        warn!("the handler made a response public that may carry an auth token; it is `private, no-store` now");
-    }
+    let was_public = headers.get_all(CACHE_CONTROL).iter().any(asks_for_shared_caching);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     // There are few, and most often none of these, so that one look at all is less than a search for each.
     while let Some(name) = headers.keys().find(|name| directs_caches(name)).cloned() {
         headers.remove(name);
     }
+    was_public
 }
 
 fn directs_caches(name: &HeaderName) -> bool {

@@ -2,14 +2,16 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower::Service;
 
-use super::cache::{self, CacheControl};
+use super::cache;
 use super::policy::TokenPolicy;
+use super::settings::{CacheControl, Settings};
 use crate::filter::is_for_document;
 use crate::pending::{Driver, Outcome};
 use crate::rejection::AuthTokenRejection;
@@ -30,9 +32,10 @@ pin_project! {
         // The filter said no: only the inner service's future.
         Passing { #[pin] inner: F },
         // The handler waits for the token.
-        Minting { driver: Option<Driver>, waiting: Option<Waiting<S, B>>, policy: P, cache_control: CacheControl },
-        // The handler runs, and the mint beside it.
-        Responding { #[pin] inner: F, driver: Option<Driver>, drives: Drives, cache_control: CacheControl },
+        Minting { driver: Option<Driver>, waiting: Option<Waiting<S, B>>, policy: P, settings: Arc<Settings> },
+        // The handler runs, and the mint meanwhile.
+        Responding { #[pin] inner: F, driver: Option<Driver>, drives: Drives, settings: Arc<Settings> },
+        Done,
     }
 }
 
@@ -58,13 +61,13 @@ impl<S, B, F, P> ResponseFuture<S, B, F, P> {
         Self { state: State::Passing { inner } }
     }
 
-    pub(crate) fn minting(driver: Driver, request: Request<B>, service: S, policy: P, cache_control: CacheControl) -> Self {
+    pub(crate) fn minting(driver: Driver, request: Request<B>, service: S, policy: P, settings: Arc<Settings>) -> Self {
         let waiting = Some(Waiting { service, request });
-        Self { state: State::Minting { driver: Some(driver), waiting, policy, cache_control } }
+        Self { state: State::Minting { driver: Some(driver), waiting, policy, settings } }
     }
 
-    pub(crate) fn responding(inner: F, driver: Driver, first: Drives, cache_control: CacheControl) -> Self {
-        Self { state: State::Responding { inner, driver: Some(driver), drives: first, cache_control } }
+    pub(crate) fn responding(inner: F, driver: Driver, first: Drives, settings: Arc<Settings>) -> Self {
+        Self { state: State::Responding { inner, driver: Some(driver), drives: first, settings } }
     }
 }
 
@@ -80,8 +83,7 @@ where
         loop {
             match this.state.as_mut().project() {
                 StateProjection::Passing { inner } => return inner.poll(cx),
-                StateProjection::Minting { driver, waiting, policy, cache_control } => {
-                    let cache_control = *cache_control;
+                StateProjection::Minting { driver, waiting, policy, settings } => {
                     let outcome = ready!(driver.as_ref().expect("polled after completion").start(cx));
                     let driver = driver.take();
                     let Waiting { mut service, mut request } = waiting.take().expect("polled after completion");
@@ -96,16 +98,16 @@ where
                         if let Some(driver) = &driver {
                             driver.mark_taken();
                         }
-                        if cache_control == CacheControl::NoStore
+                        if settings.cache_control == CacheControl::NoStore
                             && is_for_document(request.method(), request.headers())
                         {
                             cache::make_unconditional(request.headers_mut());
                         }
                     }
-                    let inner = service.call(request);
-                    this.state.set(State::Responding { inner, driver, drives: Drives::NoMore, cache_control });
+                    let (inner, settings) = (service.call(request), Arc::clone(settings));
+                    this.state.set(State::Responding { inner, driver, drives: Drives::NoMore, settings });
                 }
-                StateProjection::Responding { inner, driver, drives, cache_control } => {
+                StateProjection::Responding { inner, driver, drives, settings } => {
                     if let Some(driver) = driver {
                         match drives {
                             Drives::FromTheStart if driver.start(cx).is_ready() => *drives = Drives::NoMore,
@@ -114,12 +116,16 @@ where
                         }
                     }
                     let mut result = ready!(inner.poll(cx));
-                    let may_carry_token = driver.take().is_some_and(Driver::leave);
+                    let (driver, settings) = (driver.take(), Arc::clone(settings));
+                    // The inner future may hold the request, and so the promise, as tower's `Retry` does.
+                    this.state.set(State::Done);
+                    let may_carry_token = driver.is_some_and(Driver::leave);
                     if let (true, Ok(response)) = (may_carry_token, &mut result) {
-                        cache::mark(response, *cache_control);
+                        cache::mark(response, &settings);
                     }
                     return Poll::Ready(result);
                 }
+                StateProjection::Done => panic!("polled after completion"),
             }
         }
     }
@@ -139,6 +145,7 @@ impl<S, B, F, P> fmt::Debug for ResponseFuture<S, B, F, P> {
             State::Passing { .. } => "Passing",
             State::Minting { .. } => "Minting",
             State::Responding { .. } => "Responding",
+            State::Done => "Done",
         };
         f.debug_struct("ResponseFuture").field("state", &state).finish_non_exhaustive()
     }

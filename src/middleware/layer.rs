@@ -7,10 +7,9 @@ use std::sync::Arc;
 use http::request::Parts;
 use tower::{BoxError, Layer};
 
-use super::cache::CacheControl;
 use super::policy::{FailClosed, FailOpen};
 use super::service::ReleasedTokenService;
-use super::settings::{MintTiming, Settings};
+use super::settings::{CacheControl, MintTiming, Settings};
 use crate::error::{MintError, MintErrorKind};
 use crate::filter::can_use_token;
 use crate::minter::Minter;
@@ -66,6 +65,7 @@ impl ReleasedTokenLayer {
             filter: Arc::new(can_use_token),
             timing: MintTiming::default(),
             cache_control: CacheControl::default(),
+            warned_of_public: Arc::default(),
         };
         Self { settings, policy: FailOpen }
     }
@@ -121,10 +121,7 @@ impl<S, P: Clone> Layer<S> for ReleasedTokenLayer<P> {
 
 impl<P: fmt::Debug> fmt::Debug for ReleasedTokenLayer<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReleasedTokenLayer")
-            .field("settings", &self.settings)
-            .field("policy", &self.policy)
-            .finish()
+        f.debug_struct("ReleasedTokenLayer").field("settings", &self.settings).field("policy", &self.policy).finish()
     }
 }
 

@@ -35,7 +35,8 @@ mod policy;
 mod service;
 pub(crate) mod settings;
 
-pub use self::cache::{CacheControl, CarriesToken};
+pub use self::cache::CarriesToken;
 pub use self::future::ResponseFuture;
 pub use self::policy::{FailClosed, FailOpen};
 pub use self::service::ReleasedTokenService;
+pub use self::settings::CacheControl;

@@ -56,19 +56,19 @@ where
         let (pending, driver) = Driver::new((self.settings.mint)(&parts));
         parts.extensions.insert(pending);
         let request = Request::from_parts(parts, body);
-        let cache_control = self.settings.cache_control;
+        let settings = Arc::clone(&self.settings);
         match self.settings.timing {
             MintTiming::BeforeHandler => {
                 // The service that was polled ready is the one to call, later; the clone takes its place.
                 let clone = self.inner.clone();
                 let ready = mem::replace(&mut self.inner, clone);
-                ResponseFuture::minting(driver, request, ready, self.policy, cache_control)
+                ResponseFuture::minting(driver, request, ready, self.policy, settings)
             }
             MintTiming::AlongsideHandler => {
-                ResponseFuture::responding(self.inner.call(request), driver, Drives::FromTheStart, cache_control)
+                ResponseFuture::responding(self.inner.call(request), driver, Drives::FromTheStart, settings)
             }
             MintTiming::OnExtraction => {
-                ResponseFuture::responding(self.inner.call(request), driver, Drives::OnceStarted, cache_control)
+                ResponseFuture::responding(self.inner.call(request), driver, Drives::OnceStarted, settings)
             }
         }
     }

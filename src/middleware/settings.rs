@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use http::request::Parts;
 
-use super::cache::CacheControl;
 use crate::pending::Mint;
 
 /// When the token is minted, relative to the handler.
@@ -21,6 +21,24 @@ pub enum MintTiming {
     OnExtraction,
 }
 
+/// What becomes of the cache headers of a response that may carry a token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheControl {
+    /// `Cache-Control: private, no-store`, and no `ETag`, `Last-Modified`, `Expires` or directions to CDNs: a cache that
+    /// kept the page would serve one user's token to others. A handler's own `public` or `s-maxage` is overridden,
+    /// with a `tracing` event. gRPC responses are left alone.
+    ///
+    /// With [`MintTiming::BeforeHandler`](crate::MintTiming::BeforeHandler), a GET or HEAD for a document that gets a token
+    /// also loses `If-None-Match` and `If-Modified-Since`, so that no 304 brings back a page from before the user signed in.
+    /// All other requests keep their conditions. With the other timings nobody knows in time, so let a page have no `ETag`
+    /// if it is another one for users who are signed in.
+    #[default]
+    NoStore,
+    /// Leaves the response's cache headers and the request's conditions as they are. Choose it only where nothing between
+    /// the handler and the user caches.
+    Unchanged,
+}
+
 #[derive(Clone)]
 pub(crate) struct Settings {
     /// Makes the mint of a request, from its head to the token. The mint is not started. One closure, so that the layer
@@ -29,6 +47,8 @@ pub(crate) struct Settings {
     pub(crate) filter: Arc<dyn Fn(&Parts) -> bool + Send + Sync>,
     pub(crate) timing: MintTiming,
     pub(crate) cache_control: CacheControl,
+    /// Whether a handler was warned of that makes responses public: it does so for every page.
+    pub(crate) warned_of_public: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Settings {

@@ -1,6 +1,5 @@
 //! What handlers take, and what clients get where there is nothing to take.
 
-use std::future::ready;
 use axum::body::Body;
 use axum::response::IntoResponse;
 use axum::routing::{any, get, post};
@@ -11,6 +10,7 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
+use std::future::ready;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tower::ServiceExt;

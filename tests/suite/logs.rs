@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::response::Html;
 use axum::routing::get;
 use futures_util::future::join_all;
 use http::{HeaderValue, Request, Response};
@@ -112,8 +113,8 @@ async fn an_error_of_the_applications_own_resolver_is_not_printed() {
 
 #[tokio::test]
 async fn a_csp_layer_in_the_wrong_place_is_told_once() {
-    async fn page(token: Option<AuthToken>) -> String {
-        token.map_or_else(String::new, |token| token.to_string())
+    async fn page(token: Option<AuthToken>) -> Html<String> {
+        Html(token.map_or_else(String::new, |token| token.to_string()))
     }
     let policy = || {
         tower::util::MapResponseLayer::new(|mut response: Response<Body>| {

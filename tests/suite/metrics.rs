@@ -12,8 +12,8 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use tower::ServiceExt;
 use tower_released::testing::{FakeReleased, Reply, StubMinter};
 use tower_released::{
-    BoxError, InvalidUser, MintError, MintErrorKind, MintTiming, ReleasedClient, ReleasedTokenLayer, SharedSecret, User,
-    resolver_fn,
+    BoxError, InvalidUser, MintError, MintErrorKind, MintTiming, ReleasedClient, ReleasedTokenLayer, SharedSecret,
+    User, resolver_fn,
 };
 
 use crate::support::{ada, by_header, request_from_ada};
