@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde::Deserialize;
 
-/// A program in tests/compile_fail/src/bin, and what a person must be told who wrote it.
+/// A program in `tests/compile_fail/src/bin`, and what a person must be told who wrote it.
 const ADVICE: &[(&str, &[&str])] = &[
     (
         "closure_is_no_resolver",
