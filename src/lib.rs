@@ -44,8 +44,7 @@ pub use crate::client::fuzzing;
 #[cfg_attr(docsrs, doc(cfg(feature = "client")))]
 #[doc(inline)]
 pub use crate::client::{
-    ConfigError, InvalidEndpoint, InvalidSecret, MintFuture, ReleasedClient, ReleasedClientBuilder, SecretFile,
-    SecretFileError, SecretSource, SharedSecret, TokenApi,
+    ConfigError, MintFuture, ReleasedClient, ReleasedClientBuilder, SecretFile, SecretSource, SharedSecret, TokenApi,
 };
 pub use crate::error::{MintError, MintErrorKind};
 pub use crate::middleware::layer::ReleasedTokenLayer;
@@ -54,6 +53,6 @@ pub use crate::minter::Minter;
 pub use crate::pending::PendingToken;
 pub use crate::rejection::AuthTokenRejection;
 pub use crate::resolver::{IntoUser, UserResolver, from_extension, resolver_fn};
-pub use crate::token::{AuthToken, InvalidToken};
+pub use crate::token::AuthToken;
 pub use crate::user::{InvalidUser, User, UserId};
 pub use tower::BoxError;

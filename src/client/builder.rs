@@ -5,10 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use super::admission::Admission;
 use super::attempts::{AttemptLimits, Attempts};
 use super::circuit::CircuitLimits;
-use super::config_error::ConfigError;
+use super::config_error::{Cause, ConfigError};
 use super::endpoint::Endpoint;
 use super::exchange::Exchange;
 use super::pool::Pools;
@@ -50,7 +52,7 @@ impl ReleasedClientBuilder {
     pub(crate) fn new(account_id: String, secret: String) -> Self {
         Self {
             account_id,
-            secret: SharedSecret::new(secret).map(SecretSource::from),
+            secret: SharedSecret::from_text(&Zeroizing::new(secret)).map(SecretSource::from),
             endpoint: None,
             api: TokenApi::default(),
             deadline: DEFAULT_DEADLINE,
@@ -215,7 +217,7 @@ impl ReleasedClientBuilder {
     pub fn build(self) -> Result<ReleasedClient, ConfigError> {
         let account_id = self.account_id.trim().to_owned();
         if account_id.is_empty() || account_id.contains(char::is_control) {
-            return Err(ConfigError::AccountId);
+            return Err(Cause::AccountId.into());
         }
         let secret = self.secret?;
         let endpoint = Endpoint::parse(self.endpoint.as_deref().unwrap_or(self.api.documented_url()))?;
@@ -241,16 +243,16 @@ impl ReleasedClientBuilder {
             // Compose files set what is left open to nothing.
             Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
             Err(VarError::NotPresent) => Ok(None),
-            Err(VarError::NotUnicode(_)) => Err(ConfigError::VariableNotUnicode(name)),
+            Err(VarError::NotUnicode(_)) => Err(ConfigError::from(Cause::VariableNotUnicode(name))),
         };
-        let require = |name: &'static str| read(name)?.ok_or(ConfigError::MissingVariable(name));
+        let require = |name: &'static str| read(name)?.ok_or_else(|| ConfigError::from(Cause::MissingVariable(name)));
 
         let account_id = require("RELEASED_ACCOUNT_ID")?;
         let mut builder = match (read("RELEASED_SHARED_SECRET")?, read("RELEASED_SHARED_SECRET_FILE")?) {
             (Some(secret), None) => Self::new(account_id, secret),
             (None, Some(path)) => Self::new(account_id, String::new()).secret_source(SecretFile::open(path)?),
-            (Some(_), Some(_)) => return Err(ConfigError::AmbiguousSecret),
-            (None, None) => return Err(ConfigError::MissingVariable("RELEASED_SHARED_SECRET")),
+            (Some(_), Some(_)) => return Err(Cause::AmbiguousSecret.into()),
+            (None, None) => return Err(Cause::MissingVariable("RELEASED_SHARED_SECRET").into()),
         };
         builder.endpoint = read("RELEASED_TOKEN_URL")?;
         Ok(builder)
@@ -271,7 +273,7 @@ impl fmt::Debug for ReleasedClientBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::InvalidEndpoint;
+    use crate::client::ConfigErrorKind;
 
     fn from(variables: &[(&str, &str)]) -> Result<ReleasedClient, ConfigError> {
         ReleasedClientBuilder::from_variables(|wanted| {
@@ -325,13 +327,15 @@ mod tests {
         let error = from(&[ACCOUNT]).expect_err("no secret");
         assert!(error.to_string().contains("RELEASED_SHARED_SECRET"), "{error}");
         let error = from(&[ACCOUNT, ("RELEASED_SHARED_SECRET", " ")]).expect_err("an empty secret");
-        assert!(matches!(error, ConfigError::Secret(InvalidSecret::Empty)));
+        assert_eq!(error.kind(), ConfigErrorKind::Secret);
+        assert!(error.to_string().contains("is empty"), "{error}");
         let error = from(&[("RELEASED_ACCOUNT_ID", " "), SECRET]).expect_err("an empty account");
-        assert!(matches!(error, ConfigError::AccountId));
+        assert_eq!(error.kind(), ConfigErrorKind::AccountId);
         let error = from(&[ACCOUNT, SECRET, ("RELEASED_SHARED_SECRET_FILE", "/run/secret")]).expect_err("two secrets");
-        assert!(matches!(error, ConfigError::AmbiguousSecret));
+        assert_eq!(error.kind(), ConfigErrorKind::AmbiguousSecret);
         let error = from(&[ACCOUNT, SECRET, ("RELEASED_TOKEN_URL", "http://example.com")]).expect_err("plain http");
-        assert!(matches!(error, ConfigError::Endpoint(InvalidEndpoint::PlainHttp)));
+        assert_eq!(error.kind(), ConfigErrorKind::Endpoint);
+        assert!(error.to_string().contains("must be https"), "{error}");
     }
 
     #[test]
@@ -346,7 +350,8 @@ mod tests {
         let local = ("RELEASED_TOKEN_URL", "http://127.0.0.1:1/token");
         assert!(from(&[ACCOUNT, SECRET, empty("RELEASED_SHARED_SECRET_FILE"), local]).is_ok());
         let error = from(&[ACCOUNT, empty("RELEASED_SHARED_SECRET")]).expect_err("no secret");
-        assert!(matches!(error, ConfigError::MissingVariable("RELEASED_SHARED_SECRET")));
+        assert_eq!(error.kind(), ConfigErrorKind::MissingVariable);
+        assert!(error.to_string().contains("RELEASED_SHARED_SECRET is not set"), "{error}");
     }
 
     #[test]
@@ -368,6 +373,7 @@ mod tests {
     #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
     #[test]
     fn https_without_tls_is_told_before_any_call() {
-        assert!(matches!(ReleasedClient::new("acc", "s3cret"), Err(ConfigError::NoTls)));
+        let error = ReleasedClient::new("acc", "s3cret").expect_err("no TLS");
+        assert_eq!(error.kind(), ConfigErrorKind::NoTls);
     }
 }

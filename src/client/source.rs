@@ -13,6 +13,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use zeroize::Zeroizing;
 
+use super::config_error::ConfigError;
 use super::secret::{InvalidSecret, SharedSecret};
 use crate::telemetry::{info, warn};
 
@@ -46,7 +47,8 @@ const MAX_FILE_BYTES: u64 = 16 * 1024;
 ///
 /// ```
 /// use tokio::sync::watch;
-/// use tower_released::{ReleasedClient, SharedSecret};
+/// use tower_released::ReleasedClient;
+/// use tower_released::client::SharedSecret;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let (rotate, secret) = watch::channel(SharedSecret::new("the first")?);
@@ -151,7 +153,8 @@ impl SecretSource {
 /// # Example
 ///
 /// ```no_run
-/// use tower_released::{ReleasedClient, SecretFile};
+/// use tower_released::ReleasedClient;
+/// use tower_released::client::SecretFile;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let secret = SecretFile::open("/run/secrets/released")?;
@@ -182,12 +185,14 @@ impl SecretFile {
     ///
     /// # Errors
     ///
-    /// If it cannot be read, or there is no secret in it.
-    pub fn open(path: impl Into<PathBuf>) -> Result<Self, super::ConfigError> {
+    /// [`ConfigErrorKind::SecretFile`](super::ConfigErrorKind::SecretFile) if the file cannot be read, is longer than 16 KiB, or
+    /// holds no valid secret. The text shows the path only if it names a file or is in an existing folder: otherwise it may be
+    /// the secret itself.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, ConfigError> {
         let path = path.into();
         let secret = match read(&path) {
             Ok(secret) => secret,
-            Err(error) => return Err(super::ConfigError::SecretFile { path, error }),
+            Err(error) => return Err(ConfigError::secret_file(path, error)),
         };
         let state = Mutex::new(State { secret, looked_at: Instant::now(), looking_since: None });
         Ok(Self { path, state, looked: Notify::new(), reads: Arc::new(Semaphore::new(MOST_READS)) })
@@ -300,8 +305,7 @@ fn read(path: &Path) -> Result<SharedSecret, SecretFileError> {
 
 /// Why there is no secret to be had from a secret file. None of the texts holds anything of its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SecretFileError {
+pub(crate) enum SecretFileError {
     /// It cannot be read.
     Unreadable(io::ErrorKind),
     /// It was not read within 10 seconds.

@@ -19,7 +19,7 @@ use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower::BoxError;
 
-use super::config_error::ConfigError;
+use super::config_error::{Cause, ConfigError};
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
 use super::connector::Tcp;
 use super::connector::{Within, tcp};
@@ -79,7 +79,7 @@ impl Transport {
         #[cfg(any(feature = "rustls", feature = "native-tls"))]
         return Self::over_tls(tcp, endpoint, limits);
         #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
-        Err(ConfigError::NoTls)
+        Err(Cause::NoTls.into())
     }
 
     #[cfg(any(feature = "rustls", feature = "native-tls"))]
@@ -89,7 +89,7 @@ impl Transport {
         let proxy = if endpoint.is_loopback() { None } else { Matcher::from_system().intercept(endpoint.uri()) };
         let Some(proxy) = proxy else { return Ok(Self::over(Stage::Tls.of(tls.to_released(tcp)), limits)) };
         if !matches!(proxy.uri().scheme_str(), Some("http" | "https")) {
-            return Err(ConfigError::Proxy);
+            return Err(Cause::Proxy.into());
         }
         let mut tunnel = Tunnel::new(proxy.uri().clone(), tls.to_proxy(tcp))
             .with_headers(HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_static(Self::USER_AGENT))]));

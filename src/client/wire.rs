@@ -77,11 +77,11 @@ impl<'a> Profile<'a> {
 pub(crate) fn parse_reply(body: &[u8]) -> Result<AuthToken, MintError> {
     // Borrowed, unless something in it is escaped, which nothing in a token needs to be.
     if let Ok(token) = serde_json::from_slice::<&str>(body) {
-        return Ok(AuthToken::new(token)?);
+        return AuthToken::new(token);
     }
     // The parser's error is left out: it may quote the body.
     let token: String = serde_json::from_slice(body).map_err(|_| MintError::new(MintErrorKind::MalformedResponse))?;
-    Ok(AuthToken::new(token)?)
+    AuthToken::new(token)
 }
 
 /// What a status other than success means, and whether it may pass.

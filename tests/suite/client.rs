@@ -8,10 +8,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tower::ServiceExt;
+use tower_released::client::ConfigErrorKind;
 use tower_released::testing::{AccessDenied, FakeReleased, Reply};
-use tower_released::{
-    ConfigError, InvalidEndpoint, InvalidSecret, MintError, MintErrorKind, ReleasedClient, TokenApi, User, UserId,
-};
+use tower_released::{MintError, MintErrorKind, ReleasedClient, TokenApi, User, UserId};
 
 use crate::support::ada;
 
@@ -326,12 +325,17 @@ fn a_wrong_configuration_is_told_before_any_call_and_without_the_secret() {
         let texts = format!("{error} {error:?}");
         assert!(!texts.contains("s3c"), "{texts}");
     }
-    assert!(matches!(errors[0], ConfigError::AccountId));
-    assert!(matches!(errors[2], ConfigError::Secret(InvalidSecret::Empty)));
-    assert!(matches!(errors[3], ConfigError::Secret(InvalidSecret::NotAscii)));
-    assert!(matches!(errors[4], ConfigError::Secret(InvalidSecret::ControlCharacter)));
-    assert!(matches!(errors[5], ConfigError::Endpoint(InvalidEndpoint::PlainHttp)));
-    assert!(matches!(errors[6], ConfigError::Endpoint(InvalidEndpoint::UserInfo)));
+    for (number, kind, cause) in [
+        (0, ConfigErrorKind::AccountId, "is empty"),
+        (2, ConfigErrorKind::Secret, "is empty"),
+        (3, ConfigErrorKind::Secret, "not ASCII"),
+        (4, ConfigErrorKind::Secret, "control character"),
+        (5, ConfigErrorKind::Endpoint, "must be https"),
+        (6, ConfigErrorKind::Endpoint, "user name"),
+    ] {
+        assert_eq!(errors[number].kind(), kind);
+        assert!(errors[number].to_string().contains(cause), "{}", errors[number]);
+    }
 }
 
 async fn listener_and_client(deadline: Duration) -> (TcpListener, ReleasedClient) {
