@@ -38,14 +38,11 @@ mod user;
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub use crate::axum::{from_extractor, token_endpoint};
-#[cfg(all(fuzzing, feature = "client"))]
-pub use crate::client::fuzzing;
 #[cfg(feature = "client")]
 #[cfg_attr(docsrs, doc(cfg(feature = "client")))]
-#[doc(inline)]
-pub use crate::client::{
-    ConfigError, MintFuture, ReleasedClient, ReleasedClientBuilder, SecretFile, SecretSource, SharedSecret, TokenApi,
-};
+pub use crate::client::ReleasedClient;
+#[cfg(all(fuzzing, feature = "client"))]
+pub use crate::client::fuzzing;
 pub use crate::error::{MintError, MintErrorKind};
 pub use crate::middleware::layer::ReleasedTokenLayer;
 pub use crate::middleware::settings::MintTiming;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use tower::{Layer, Service, service_fn};
+use tower_released::client::RetryConfig;
 use tower_released::testing::{FakeReleased, StubMinter};
 use tower_released::{MintTiming, ReleasedClient, ReleasedTokenLayer, User, from_extension};
 
@@ -122,7 +123,9 @@ fn a_reply_that_comes_byte_by_byte_takes_no_more_memory_than_its_length() {
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let minute = Duration::from_secs(60);
-    let client = ReleasedClient::builder("acc", "secret").endpoint(endpoint).deadline(minute).attempt_timeout(minute);
+    let mut retry = RetryConfig::default();
+    retry.attempt_timeout = minute;
+    let client = ReleasedClient::builder("acc", "secret").endpoint(endpoint).deadline(minute).retry(retry);
     let client = client.build().unwrap();
     let user = User::new("ada", "ada@example.com").unwrap();
     let info = allocation_counter::measure(|| {

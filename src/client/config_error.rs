@@ -7,7 +7,7 @@ use tower::BoxError;
 
 use super::endpoint::InvalidEndpoint;
 use super::secret::InvalidSecret;
-use super::source::SecretFileError;
+use super::secret_file::SecretFileError;
 
 /// What is wrong with a client's configuration.
 ///

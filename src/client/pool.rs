@@ -163,11 +163,10 @@ mod tests {
 
     use super::*;
     use crate::client::endpoint::Endpoint;
-    use crate::client::transport::ConnectionLimits;
 
     fn pools() -> Pools {
         let endpoint = Endpoint::parse("http://127.0.0.1:1/").expect("an endpoint");
-        Transport::hyper(&endpoint, ConnectionLimits::DEFAULT).expect("a transport")
+        Transport::hyper(&endpoint).expect("a transport")
     }
 
     /// Retires a pool that minted so many tokens, and tells how many attempts that allows for.

@@ -33,6 +33,16 @@ use super::tls::Tls;
 /// The longest head of an answer, in bytes.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
+/// How long a connection may take to open: DNS, TCP, a proxy and TLS. On a working network they take a fraction of this, and the
+/// attempt (1.5 seconds) ends before a second try could.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long an idle connection is kept: less than load balancers do, which is 60 seconds or more.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How many idle connections are kept: a quarter of the mints that may be in flight by default.
+pub(crate) const MAX_IDLE: usize = 32;
+
 /// What is sent.
 type Body = Full<Cursor<Vec<u8>>>;
 
@@ -49,45 +59,28 @@ pub(crate) enum Transport {
     Reqwest(reqwest::Client),
 }
 
-/// What can be chosen of hyper's client.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct ConnectionLimits {
-    /// How long a connection may take to open.
-    pub(crate) connect_timeout: Duration,
-    /// How long an idle connection is kept.
-    pub(crate) idle_timeout: Duration,
-    /// How many idle connections are kept.
-    pub(crate) max_idle: usize,
-}
-
-impl ConnectionLimits {
-    /// DNS, TCP and TLS take a second at most; load balancers usually close a connection after 60 s.
-    pub(crate) const DEFAULT: Self =
-        Self { connect_timeout: Duration::from_secs(1), idle_timeout: Duration::from_secs(30), max_idle: 32 };
-}
-
 impl Transport {
     /// What hyper's client is called. The application's own has a name of its own.
     pub(crate) const USER_AGENT: &str = concat!("tower-released/", env!("CARGO_PKG_VERSION"));
 
     /// Over hyper, to this endpoint and to nowhere else: clients that share everything but their connections.
-    pub(crate) fn hyper(endpoint: &Endpoint, limits: ConnectionLimits) -> Result<Pools, ConfigError> {
-        let tcp = tcp(limits.connect_timeout);
+    pub(crate) fn hyper(endpoint: &Endpoint) -> Result<Pools, ConfigError> {
+        let tcp = tcp(CONNECT_TIMEOUT);
         if !endpoint.is_https() {
-            return Ok(Self::over(tcp, limits));
+            return Ok(Self::over(tcp));
         }
         #[cfg(any(feature = "rustls", feature = "native-tls"))]
-        return Self::over_tls(tcp, endpoint, limits);
+        return Self::over_tls(tcp, endpoint);
         #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
         Err(Cause::NoTls.into())
     }
 
     #[cfg(any(feature = "rustls", feature = "native-tls"))]
-    fn over_tls(tcp: Tcp, endpoint: &Endpoint, limits: ConnectionLimits) -> Result<Pools, ConfigError> {
+    fn over_tls(tcp: Tcp, endpoint: &Endpoint) -> Result<Pools, ConfigError> {
         let tls = Tls::new()?;
         // A proxy has no business with this machine's own addresses.
         let proxy = if endpoint.is_loopback() { None } else { Matcher::from_system().intercept(endpoint.uri()) };
-        let Some(proxy) = proxy else { return Ok(Self::over(Stage::Tls.of(tls.to_released(tcp)), limits)) };
+        let Some(proxy) = proxy else { return Ok(Self::over(Stage::Tls.of(tls.to_released(tcp)))) };
         if !matches!(proxy.uri().scheme_str(), Some("http" | "https")) {
             return Err(Cause::Proxy.into());
         }
@@ -96,23 +89,23 @@ impl Transport {
         if let Some(authorization) = proxy.basic_auth() {
             tunnel = tunnel.with_auth(authorization.clone());
         }
-        Ok(Self::over(Stage::Tls.of(tls.to_released(Stage::Proxy.of(tunnel))), limits))
+        Ok(Self::over(Stage::Tls.of(tls.to_released(Stage::Proxy.of(tunnel)))))
     }
 
-    fn over<C>(connector: C, limits: ConnectionLimits) -> Pools
+    fn over<C>(connector: C) -> Pools
     where
         C: Clone + Send + Sync + 'static,
         Within<C>: Connect,
     {
-        let connector = Within { connector, limit: limits.connect_timeout };
+        let connector = Within { connector, limit: CONNECT_TIMEOUT };
         let mut builder = Builder::new(TokioExecutor::new());
         builder
             .http1_max_buf_size(MAX_HEAD_BYTES)
             // One small buffer for head and body costs less than two that the kernel puts together.
             .http1_writev(false)
             .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(limits.idle_timeout)
-            .pool_max_idle_per_host(limits.max_idle);
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(MAX_IDLE);
         Pools::of(move || {
             let client: Client<_, Body> = builder.build(connector.clone());
             Self::Hyper(Box::new(move |request| client.request(request)))

@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tower::ServiceExt;
-use tower_released::client::ConfigErrorKind;
+use tower_released::client::{ConfigErrorKind, TokenApi};
 use tower_released::testing::{AccessDenied, FakeReleased, Reply};
-use tower_released::{MintError, MintErrorKind, ReleasedClient, TokenApi, User, UserId};
+use tower_released::{MintError, MintErrorKind, ReleasedClient, User, UserId};
 
-use crate::support::ada;
+use crate::support::{ada, once, retry};
 
 #[tokio::test]
 async fn the_current_api_is_told_everything_about_the_user() {
@@ -131,7 +131,7 @@ async fn the_fake_is_as_strict_as_released() {
 #[tokio::test]
 async fn every_answer_has_its_kind() {
     let released = FakeReleased::start().await.unwrap();
-    let client = released.client_builder().max_attempts(1).build().unwrap();
+    let client = released.client_builder().retry(once()).build().unwrap();
     for (kind, reply) in [
         (MintErrorKind::Rejected, Reply::status(400)),
         (MintErrorKind::Unauthorized, Reply::status(401)),
@@ -342,7 +342,8 @@ async fn listener_and_client(deadline: Duration) -> (TcpListener, ReleasedClient
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let endpoint = format!("http://{}/token", listener.local_addr().unwrap());
     let builder = ReleasedClient::builder("acc", "s3cret").endpoint(endpoint).deadline(deadline);
-    let client = builder.attempt_timeout(deadline).max_attempts(1).build().unwrap();
+    let retry = retry(|retry| (retry.max_attempts, retry.attempt_timeout) = (1, deadline));
+    let client = builder.retry(retry).build().unwrap();
     (listener, client)
 }
 

@@ -1,21 +1,20 @@
-//! Where the shared secret comes from, and how it is rotated without a restart.
+//! A file with the shared secret in it, which is rotated without a restart.
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use zeroize::Zeroizing;
 
 use super::config_error::ConfigError;
 use super::secret::{InvalidSecret, SharedSecret};
-use crate::telemetry::{info, warn};
+use crate::telemetry::warn;
 
 /// How often a secret file is looked at. By content, for Kubernetes swaps symbolic links, which nothing reports.
 const LOOK_AFTER: Duration = Duration::from_secs(30);
@@ -40,107 +39,6 @@ const MOST_READS: usize = 4;
 /// The longest file that is read, in bytes. Secrets are much shorter.
 const MAX_FILE_BYTES: u64 = 16 * 1024;
 
-/// Where a [`ReleasedClient`](crate::ReleasedClient) takes its secret from: a [`SharedSecret`] that never changes, a
-/// [`SecretFile`], or a `tokio::sync::watch::Receiver<SharedSecret>` into which the application pushes.
-///
-/// # Example
-///
-/// ```
-/// use tokio::sync::watch;
-/// use tower_released::ReleasedClient;
-/// use tower_released::client::SharedSecret;
-///
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let (rotate, secret) = watch::channel(SharedSecret::new("the first")?);
-/// # #[cfg(any(feature = "rustls", feature = "native-tls"))]
-/// let released = ReleasedClient::builder("account", "").secret_source(secret).build()?;
-/// # #[cfg(not(any(feature = "rustls", feature = "native-tls")))] drop(secret);
-/// rotate.send_replace(SharedSecret::new("the second")?);
-/// # Ok(()) }
-/// ```
-#[derive(Clone, Debug)]
-pub struct SecretSource {
-    source: Source,
-    /// The one that was last used, to tell when another comes.
-    in_use: Arc<Mutex<Option<SharedSecret>>>,
-    /// How often another one came.
-    changes: Arc<AtomicU64>,
-}
-
-#[derive(Clone, Debug)]
-enum Source {
-    Fixed(SharedSecret),
-    File(Arc<SecretFile>),
-    Pushed(watch::Receiver<SharedSecret>),
-}
-
-impl From<SharedSecret> for SecretSource {
-    fn from(secret: SharedSecret) -> Self {
-        Self::new(Source::Fixed(secret))
-    }
-}
-
-impl From<SecretFile> for SecretSource {
-    fn from(file: SecretFile) -> Self {
-        Self::new(Source::File(Arc::new(file)))
-    }
-}
-
-impl From<watch::Receiver<SharedSecret>> for SecretSource {
-    fn from(receiver: watch::Receiver<SharedSecret>) -> Self {
-        Self::new(Source::Pushed(receiver))
-    }
-}
-
-impl SecretSource {
-    fn new(source: Source) -> Self {
-        Self { source, in_use: Arc::default(), changes: Arc::default() }
-    }
-
-    /// The secret as it is known now. Nobody waits for a file.
-    pub(crate) fn current(&self) -> SharedSecret {
-        let secret = match &self.source {
-            Source::Fixed(secret) => return secret.clone(),
-            Source::File(file) => file.current(),
-            Source::Pushed(receiver) => receiver.borrow().clone(),
-        };
-        self.note(&secret);
-        secret
-    }
-
-    /// Looks for another secret than the one that Released refused.
-    pub(crate) async fn other_than(&self, refused: &SharedSecret) -> Option<SharedSecret> {
-        let secret = match &self.source {
-            Source::Fixed(_) => return None,
-            Source::File(file) => file.after_refusal(refused).await,
-            Source::Pushed(receiver) => receiver.borrow().clone(),
-        };
-        self.note(&secret);
-        (secret != *refused).then_some(secret)
-    }
-
-    /// 1 for the first secret, and one more for each change that was seen.
-    pub(crate) fn generation(&self) -> u64 {
-        self.changes.load(Ordering::Relaxed) + 1
-    }
-
-    /// Tells operators that a rotation has arrived.
-    fn note(&self, secret: &SharedSecret) {
-        let before = {
-            let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
-            if in_use.as_ref() == Some(secret) {
-                return;
-            }
-            in_use.replace(secret.clone())
-        };
-        if before.is_some() {
-            self.changes.fetch_add(1, Ordering::Relaxed);
-            info!("the shared secret was changed, and the new one is used from now on");
-            super::metrics::secret_changed();
-        }
-    }
-}
-
 /// A file with the shared secret in it, such as a mounted Kubernetes or Docker secret.
 ///
 /// It is read again in the background: every 30 seconds, when a mint is asked for, and when Released answers 401. So a
@@ -158,7 +56,7 @@ impl SecretSource {
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let secret = SecretFile::open("/run/secrets/released")?;
-/// let released = ReleasedClient::builder("account", "").secret_source(secret).build()?;
+/// let released = ReleasedClient::new("account", secret)?;
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
@@ -198,12 +96,14 @@ impl SecretFile {
         Ok(Self { path, state, looked: Notify::new(), reads: Arc::new(Semaphore::new(MOST_READS)) })
     }
 
-    fn current(self: &Arc<Self>) -> SharedSecret {
+    /// Returns the secret that was last read. A mint does not wait for the file.
+    pub(crate) fn current(self: &Arc<Self>) -> SharedSecret {
         self.look_if_older_than(LOOK_AFTER);
         self.state().secret.clone()
     }
 
-    async fn after_refusal(self: &Arc<Self>, refused: &SharedSecret) -> SharedSecret {
+    /// Returns the secret after a look at the file, which a mint waits for at most half a second.
+    pub(crate) async fn after_refusal(self: &Arc<Self>, refused: &SharedSecret) -> SharedSecret {
         // Before the look, or its end could be missed.
         let mut looked = pin!(self.looked.notified());
         looked.as_mut().enable();

@@ -1,0 +1,138 @@
+//! Where the shared secret comes from.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+use zeroize::Zeroizing;
+
+use super::config_error::ConfigError;
+use super::secret::{InvalidSecret, SharedSecret};
+use super::secret_file::SecretFile;
+use crate::telemetry::info;
+
+/// Where a [`ReleasedClient`](crate::ReleasedClient) takes its secret from: a string or a [`SharedSecret`] that never changes, a
+/// [`SecretFile`], or a `tokio::sync::watch::Receiver<SharedSecret>` into which the application pushes.
+///
+/// A string that cannot be a secret is an error of [`build`](super::ReleasedClientBuilder::build). A `String` is wiped from
+/// memory.
+///
+/// # Example
+///
+/// ```
+/// use tokio::sync::watch;
+/// use tower_released::ReleasedClient;
+/// use tower_released::client::SharedSecret;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (rotate, secret) = watch::channel(SharedSecret::new("the first")?);
+/// let released = ReleasedClient::builder("account", secret)
+///     # .endpoint("http://127.0.0.1:9/")
+///     .build()?;
+/// rotate.send_replace(SharedSecret::new("the second")?);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct SecretSource(Result<Source, InvalidSecret>);
+
+#[derive(Clone, Debug)]
+enum Source {
+    Fixed(SharedSecret),
+    File(Arc<SecretFile>),
+    Pushed(watch::Receiver<SharedSecret>),
+}
+
+impl From<&str> for SecretSource {
+    fn from(secret: &str) -> Self {
+        Self(SharedSecret::from_text(secret).map(Source::Fixed))
+    }
+}
+
+impl From<String> for SecretSource {
+    fn from(secret: String) -> Self {
+        Zeroizing::new(secret).as_str().into()
+    }
+}
+
+impl From<&String> for SecretSource {
+    fn from(secret: &String) -> Self {
+        secret.as_str().into()
+    }
+}
+
+impl From<SharedSecret> for SecretSource {
+    fn from(secret: SharedSecret) -> Self {
+        Self(Ok(Source::Fixed(secret)))
+    }
+}
+
+impl From<SecretFile> for SecretSource {
+    fn from(file: SecretFile) -> Self {
+        Self(Ok(Source::File(Arc::new(file))))
+    }
+}
+
+impl From<watch::Receiver<SharedSecret>> for SecretSource {
+    fn from(receiver: watch::Receiver<SharedSecret>) -> Self {
+        Self(Ok(Source::Pushed(receiver)))
+    }
+}
+
+/// The secret of one client.
+#[derive(Debug)]
+pub(crate) struct Secret {
+    source: Source,
+    /// The one that was last used, to tell when another comes.
+    in_use: Mutex<Option<SharedSecret>>,
+    /// How often another one came.
+    changes: AtomicU64,
+}
+
+impl Secret {
+    pub(crate) fn new(SecretSource(source): SecretSource) -> Result<Self, ConfigError> {
+        Ok(Self { source: source?, in_use: Mutex::default(), changes: AtomicU64::default() })
+    }
+
+    /// The secret as it is known now. Nobody waits for a file.
+    pub(crate) fn current(&self) -> SharedSecret {
+        let secret = match &self.source {
+            Source::Fixed(secret) => return secret.clone(),
+            Source::File(file) => file.current(),
+            Source::Pushed(receiver) => receiver.borrow().clone(),
+        };
+        self.note(&secret);
+        secret
+    }
+
+    /// Looks for another secret than the one that Released refused.
+    pub(crate) async fn other_than(&self, refused: &SharedSecret) -> Option<SharedSecret> {
+        let secret = match &self.source {
+            Source::Fixed(_) => return None,
+            Source::File(file) => file.after_refusal(refused).await,
+            Source::Pushed(receiver) => receiver.borrow().clone(),
+        };
+        self.note(&secret);
+        (secret != *refused).then_some(secret)
+    }
+
+    /// 1 for the first secret, and one more for each change that was seen.
+    pub(crate) fn generation(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed) + 1
+    }
+
+    /// Tells operators that a rotation has arrived.
+    fn note(&self, secret: &SharedSecret) {
+        let before = {
+            let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+            if in_use.as_ref() == Some(secret) {
+                return;
+            }
+            in_use.replace(secret.clone())
+        };
+        if before.is_some() {
+            self.changes.fetch_add(1, Ordering::Relaxed);
+            info!("the shared secret was changed, and the new one is used from now on");
+            super::metrics::secret_changed();
+        }
+    }
+}
