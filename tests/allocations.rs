@@ -103,6 +103,7 @@ fn a_mint_allocates_no_more_than_the_same_post_through_bare_reqwest() {
     let own = least(&|| drop(runtime.block_on(client.mint(&user)).unwrap()));
     let bare = least(&|| drop(runtime.block_on(by_hand())));
     assert!(0 < own && own <= bare, "{own} allocations, and {bare} by hand");
+    assert!(own <= 17, "{own} allocations");
     assert_eq!(released.counts().minted, 40);
 }
 

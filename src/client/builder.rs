@@ -5,6 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::hyper::body::Body;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use tower::{BoxError, Service};
+
 use super::admission::Admission;
 use super::attempts::Attempts;
 use super::config::{CircuitConfig, LONGEST, RetryConfig};
@@ -16,7 +22,7 @@ use super::pipeline::Pipeline;
 use super::pool::Pools;
 use super::secret_file::SecretFile;
 use super::secret_source::{Secret, SecretSource};
-use super::transport::Transport;
+use super::transport::{Transport, hyper};
 use super::wire::TokenApi;
 use super::{ReleasedClient, metrics};
 
@@ -38,7 +44,7 @@ pub struct ReleasedClientBuilder {
     circuit: CircuitConfig,
     max_in_flight: usize,
     queue_wait: Duration,
-    http: Option<reqwest::Client>,
+    transport: Option<Transport>,
 }
 
 impl ReleasedClientBuilder {
@@ -53,7 +59,7 @@ impl ReleasedClientBuilder {
             circuit: CircuitConfig::default(),
             max_in_flight: DEFAULT_MAX_IN_FLIGHT,
             queue_wait: QUEUE_WAIT,
-            http: None,
+            transport: None,
         }
     }
 
@@ -108,20 +114,59 @@ impl ReleasedClientBuilder {
         self
     }
 
-    /// Uses this HTTP client instead of the own one, which goes straight to hyper and costs less: for certificates, names or
-    /// proxies that are special.
+    /// Sends requests with this service, for certificates, proxies or connections of your own. Default: hyper's client, with TLS by
+    /// the feature `rustls` or `native-tls`.
     ///
-    /// Then what it does is yours to answer for: switch off redirects (they would carry the person's address
-    /// elsewhere), proxies for loopback, decompression and `connection_verbose` (it logs the secret).
+    /// Any `tower::Service` over `http`'s types will do: hyper's client, a `reqwest::Client` (see `http_client`, with the feature
+    /// `reqwest`), or either behind layers of tower's. Clients that are given clones of one service share its connections.
+    ///
+    /// The service is responsible for what it does with a request. It must not follow redirects, which would send the
+    /// user's e-mail address elsewhere, nor log the `Authorization` header, nor decompress replies. The attempt's time limit
+    /// applies to it; a connect timeout, `Host` and `User-Agent` are its own.
     ///
     /// # Dead connections
     ///
-    /// The failover of a load balancer can leave idle connections that never answer again. After a timeout or an interruption
-    /// the own client leaves its pool and opens a new connection. The pool of this client cannot be left: each of its dead
-    /// connections costs one attempt. Keep it small with `pool_max_idle_per_host`, or at zero.
-    pub fn http_client(mut self, client: reqwest::Client) -> Self {
-        self.http = Some(client);
+    /// The failover of a load balancer can leave idle connections that never answer again. After a timeout or an interruption the
+    /// client replaces the default service, and its next attempt opens a new connection. It never replaces a service of yours,
+    /// so each dead connection in its pool costs one attempt. Keep few idle connections in it, or none.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use hyper_util::client::legacy::Client;
+    /// use hyper_util::rt::TokioExecutor;
+    /// use tower_released::ReleasedClient;
+    ///
+    /// # fn main() -> Result<(), tower_released::client::ConfigError> {
+    /// let http = Client::builder(TokioExecutor::new()).build_http();
+    /// let released = ReleasedClient::builder("account", "secret")
+    ///     .http_service(http)
+    ///     # .endpoint("http://127.0.0.1:9/")
+    ///     .build()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn http_service<S, B>(mut self, service: S) -> Self
+    where
+        S: Service<Request<Full<Bytes>>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        B: Body<Error: Into<BoxError>> + Send + 'static,
+    {
+        self.transport = Some(Transport::new(service));
         self
+    }
+
+    /// Sends requests with this `reqwest::Client`: [`http_service`](Self::http_service) for a client that is not a service over
+    /// `http`'s types itself. It costs more instructions than the default.
+    ///
+    /// Switch off redirects (`redirect(Policy::none())`) and `connection_verbose`, which logs the secret. Keep its pool small
+    /// with `pool_max_idle_per_host`; see *Dead connections* there.
+    #[cfg(feature = "reqwest")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "reqwest")))]
+    pub fn http_client(self, client: reqwest::Client) -> Self {
+        self.http_service(super::transport::reqwest::Reqwest(client))
     }
 
     /// Checks everything and builds the client. Nothing is sent.
@@ -136,9 +181,9 @@ impl ReleasedClientBuilder {
         }
         let secret = Secret::new(self.secret)?;
         let endpoint = Endpoint::parse(self.endpoint.as_deref().unwrap_or(self.api.documented_url()))?;
-        let pools = match self.http {
-            Some(client) => Pools::only(Transport::Reqwest(client)),
-            None => Transport::hyper(&endpoint)?,
+        let pools = match self.transport {
+            Some(transport) => Pools::only(transport),
+            None => hyper::pools(&endpoint)?,
         };
         metrics::describe();
         let pipeline = Pipeline {
@@ -190,7 +235,7 @@ impl fmt::Debug for ReleasedClientBuilder {
 mod tests {
     use super::*;
     use crate::client::ConfigErrorKind;
-    use crate::client::transport::{CONNECT_TIMEOUT, IDLE_TIMEOUT, MAX_IDLE};
+    use crate::client::transport::hyper::{CONNECT_TIMEOUT, IDLE_TIMEOUT, MAX_IDLE};
 
     fn from(variables: &[(&str, &str)]) -> Result<ReleasedClient, ConfigError> {
         ReleasedClientBuilder::from_variables(|wanted| {

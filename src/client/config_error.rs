@@ -136,11 +136,11 @@ impl fmt::Display for ConfigError {
             Cause::Endpoint(invalid) => invalid.fmt(f),
             Cause::NoTls => f.write_str(
                 "the token URL is https, but tower-released was built without TLS: \
-                 enable its feature `rustls` or `native-tls`, or pass an `http_client` that has it",
+                 enable its feature `rustls` or `native-tls`, or pass an `http_service` that has it",
             ),
             Cause::Proxy => f.write_str(
                 "the proxy that the environment names (HTTPS_PROXY or ALL_PROXY) is not an http:// or https:// one: set \
-                 NO_PROXY for the token URL's host, or pass an `http_client` that can use it",
+                 NO_PROXY for the token URL's host, or pass an `http_service` that can use it",
             ),
             Cause::HttpClient(_) => f.write_str(
                 "the HTTP client could not be built; most often the system has no root certificates \

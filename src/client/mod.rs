@@ -23,7 +23,6 @@ mod builder;
 mod circuit;
 mod config;
 mod config_error;
-mod connector;
 mod endpoint;
 mod exchange;
 mod failure;
@@ -35,10 +34,7 @@ mod retry_after;
 mod secret;
 mod secret_file;
 mod secret_source;
-mod stage;
 mod status;
-#[cfg(any(feature = "rustls", feature = "native-tls"))]
-mod tls;
 mod trace;
 mod transport;
 mod window;

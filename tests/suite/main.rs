@@ -17,6 +17,7 @@ mod embed;
 mod examples;
 mod extractors;
 mod faults;
+mod http_service;
 mod leaks;
 mod logs;
 #[cfg(feature = "metrics")]
