@@ -21,6 +21,7 @@ use support::{ACCOUNT, ADA, SECRET, ada, is_measured};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tower_released::ReleasedClient;
+use tower_released::client::RetryConfig;
 use tower_released::testing::FakeReleased;
 
 /// Counts what is allocated.
@@ -32,7 +33,6 @@ const ROLE: &str = "TOWER_RELEASED_BENCH_ROLE";
 
 const OWN: &str = "tower_released";
 const BY_HAND: &str = "what is written by hand";
-const WAITING: &str = "tower_released, waiting for a place";
 
 /// How often it is done; what grew from one round to the next would be a leak.
 const ROUNDS: usize = 3;
@@ -52,7 +52,7 @@ fn main() {
             let limit = getrlimit(Resource::Nofile).current;
             let needed = mints() as u64 + 100;
             assert!(limit.is_none_or(|limit| limit >= needed), "{needed} open files are needed: see `ulimit -n`");
-            for subject in [OWN, BY_HAND, WAITING] {
+            for subject in [OWN, BY_HAND] {
                 let mut child = Command::new(env::current_exe().unwrap());
                 let status = child.args(env::args_os().skip(1)).env(ROLE, subject).status().unwrap();
                 assert!(status.success(), "{subject} failed");
@@ -73,14 +73,13 @@ fn mints() -> usize {
 async fn measure(subject: &str) {
     let mints = mints();
     let mut api = Api::start();
-    let waits_for_a_place = subject == WAITING;
+    let mut retry = RetryConfig::default();
+    retry.attempt_timeout = LONG;
     let client = ReleasedClient::builder(ACCOUNT, SECRET)
         .endpoint(&api.url)
         .deadline(LONG)
-        .attempt_timeout(LONG)
-        .connect_timeout(LONG)
-        .max_in_flight(if waits_for_a_place { 1 } else { mints })
-        .queue_timeout(LONG)
+        .retry(retry)
+        .max_in_flight(mints)
         .build()
         .unwrap();
     let (by_hand, user) = (ByHand::new(api.url.clone()), ada());
@@ -102,7 +101,7 @@ async fn measure(subject: &str) {
     let at_start = Figures::now();
     for round in 1..=ROUNDS {
         let tasks = start();
-        api.wait_for(if waits_for_a_place { 1 } else { mints });
+        api.wait_for(mints);
         // What all of them have left to do.
         tokio::time::sleep(Duration::from_millis(500)).await;
         let in_flight = Figures::now();

@@ -15,6 +15,7 @@ use futures_util::FutureExt;
 use http::Request;
 use support::{ACCOUNT, ADA, Ratios, SECRET, ada, runtime, vouch, wall_time};
 use tower::Service;
+use tower_released::client::{CircuitConfig, RetryConfig};
 use tower_released::testing::{FakeReleased, Reply};
 use tower_released::{AuthToken, MintErrorKind, ReleasedClient, ReleasedTokenLayer, from_extension};
 
@@ -28,10 +29,13 @@ async fn client_in_an_outage() -> ReleasedClient {
     let released = FakeReleased::start().await.unwrap();
     released.reply_always(Reply::status(503));
     let long = Duration::from_secs(24 * 60 * 60);
+    let (mut retry, mut circuit) = (RetryConfig::default(), CircuitConfig::default());
+    retry.max_attempts = 1;
+    (circuit.first_open, circuit.longest_open) = (long, long);
     let client = ReleasedClient::builder(ACCOUNT, SECRET)
         .endpoint(released.impersonation_url())
-        .max_attempts(1)
-        .circuit_open_for(long, long)
+        .retry(retry)
+        .circuit(circuit)
         .build()
         .unwrap();
     while client.mint(&ada()).await.unwrap_err().kind() != MintErrorKind::CircuitOpen {}

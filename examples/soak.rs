@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
+use tower_released::client::{CircuitConfig, RetryConfig};
 use tower_released::testing::{FakeReleased, Reply};
 use tower_released::{ReleasedClient, User};
 
@@ -35,14 +36,15 @@ async fn main() -> Result<(), Failure> {
         return serve_fake().await;
     }
     let mut fake = Fake::start()?;
+    let (mut retry, mut circuit) = (RetryConfig::default(), CircuitConfig::default());
+    retry.attempt_timeout = Duration::from_secs(60);
+    (circuit.first_open, circuit.longest_open) = (Duration::from_secs(1), Duration::from_secs(1));
     let client = ReleasedClient::builder(&fake.account_id, &fake.secret)
         .endpoint(&fake.url)
         .deadline(Duration::from_secs(60))
-        .attempt_timeout(Duration::from_secs(60))
-        .connect_timeout(Duration::from_secs(60))
+        .retry(retry)
         .max_in_flight(MINTS)
-        .pool_idle_timeout(Duration::from_millis(500))
-        .circuit_open_for(Duration::from_secs(1), Duration::from_secs(1))
+        .circuit(circuit)
         .build()?;
     let user = User::new("ada", "ada@example.com")?.with_name("Ada Lovelace");
     let at_start = Figures::now()?;
@@ -72,8 +74,11 @@ async fn main() -> Result<(), Failure> {
         }
         println!("{:34} after {:.1} s", "recovered", start.elapsed().as_secs_f64());
 
-        // The pool closes what is idle when it next looks.
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        // The pool closes what is idle for 30 s, when it next looks.
+        let start = Instant::now();
+        while Handle::current().metrics().num_alive_tasks() > 0 && start.elapsed() < Duration::from_secs(75) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
         let at_rest = Figures::now()?;
         println!("{:34} {at_rest}", "at rest");
         if at_rest.allocated_bytes > at_start.allocated_bytes + ONE_MIB || at_rest.tasks > 0 {

@@ -38,15 +38,11 @@ mod user;
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub use crate::axum::{from_extractor, token_endpoint};
-#[cfg(all(fuzzing, feature = "client"))]
-pub use crate::client::fuzzing;
 #[cfg(feature = "client")]
 #[cfg_attr(docsrs, doc(cfg(feature = "client")))]
-#[doc(inline)]
-pub use crate::client::{
-    ConfigError, InvalidEndpoint, InvalidSecret, MintFuture, ReleasedClient, ReleasedClientBuilder, SecretFile,
-    SecretFileError, SecretSource, SharedSecret, TokenApi,
-};
+pub use crate::client::ReleasedClient;
+#[cfg(all(fuzzing, feature = "client"))]
+pub use crate::client::fuzzing;
 pub use crate::error::{MintError, MintErrorKind};
 pub use crate::middleware::layer::ReleasedTokenLayer;
 pub use crate::middleware::settings::MintTiming;
@@ -54,6 +50,6 @@ pub use crate::minter::Minter;
 pub use crate::pending::PendingToken;
 pub use crate::rejection::AuthTokenRejection;
 pub use crate::resolver::{IntoUser, UserResolver, from_extension, resolver_fn};
-pub use crate::token::{AuthToken, InvalidToken};
+pub use crate::token::AuthToken;
 pub use crate::user::{InvalidUser, User, UserId};
 pub use tower::BoxError;

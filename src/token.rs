@@ -8,6 +8,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::error::MintError;
+
 /// The longest token that is accepted, in bytes. Released's are a few hundred; headers end at 8 KiB in most servers.
 const MAX_BYTES: usize = 8 * 1024;
 
@@ -36,7 +38,7 @@ const LONGEST_LIFE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 ///     r#"<released-page channel-id="c1" auth-token="eyJhbGciOiJIUzI1NiJ9.e30.c2ln"></released-page>"#,
 /// );
 /// assert!(!format!("{token:?}").contains("eyJ"));
-/// # Ok::<(), tower_released::InvalidToken>(())
+/// # Ok::<(), tower_released::MintError>(())
 /// ```
 #[derive(Clone)]
 pub struct AuthToken {
@@ -54,9 +56,10 @@ impl AuthToken {
     ///
     /// # Errors
     ///
-    /// If it is empty, longer than 8 KiB, or has other characters.
-    pub fn new(token: impl Into<Arc<str>>) -> Result<Self, InvalidToken> {
-        Self::minted(token.into(), SystemTime::now())
+    /// [`MintErrorKind::MalformedResponse`](crate::MintErrorKind::MalformedResponse) if it is empty, longer than 8 KiB, or has
+    /// other characters. The error's source says which, and holds nothing of the token.
+    pub fn new(token: impl Into<Arc<str>>) -> Result<Self, MintError> {
+        Ok(Self::minted(token.into(), SystemTime::now())?)
     }
 
     fn minted(token: Arc<str>, minted_at: SystemTime) -> Result<Self, InvalidToken> {
@@ -152,8 +155,7 @@ impl Serialize for AuthToken {
 
 /// Why something is not an [`AuthToken`]. None of the texts holds any of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum InvalidToken {
+pub(crate) enum InvalidToken {
     /// It is empty.
     Empty,
     /// It is longer than 8 KiB.
@@ -207,7 +209,10 @@ fn life_told_by(token: &str, minted_at: SystemTime) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error;
+
     use super::*;
+    use crate::error::MintErrorKind;
 
     fn jwt(claims: &str) -> String {
         format!("eyJhbGciOiJIUzI1NiJ9.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims))
@@ -305,7 +310,9 @@ mod tests {
             ("å", InvalidToken::Character),
             (&"a".repeat(8193), InvalidToken::TooLong),
         ] {
-            assert_eq!(AuthToken::new(bad).expect_err(bad), why);
+            let error = AuthToken::new(bad).expect_err(bad);
+            assert_eq!(error.kind(), MintErrorKind::MalformedResponse);
+            assert_eq!(error.source().and_then(|cause| cause.downcast_ref()), Some(&why), "{bad}");
         }
         assert!(AuthToken::new("a".repeat(8192)).is_ok());
     }

@@ -46,17 +46,32 @@ pub struct User {
 }
 
 impl User {
-    /// Vouches for the person with this id and e-mail address.
+    /// Creates a user with this id and e-mail address.
     ///
-    /// Released matches its user profiles by `id`, so it must be unique and stable in your system.
-    /// Pass a [`UserId`] from [`UserId::encode`] if your ids have characters that Released refuses.
+    /// Released matches its user profiles by `id`, so it must be unique and stable in your system. It may be a string, a number,
+    /// a UUID, or anything else with a `Display`. Pass a [`UserId`] from [`UserId::encode`] if your ids have characters that
+    /// Released refuses.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use tower_released::User;
+    /// use uuid::Uuid;
+    ///
+    /// assert_eq!(User::new(42, "ada@example.com")?.id(), "42");
+    /// let user = User::new(Uuid::nil(), "ada@example.com")?;
+    /// assert_eq!(user.id(), "00000000-0000-0000-0000-000000000000");
+    /// # Ok::<(), tower_released::InvalidUser>(())
+    /// ```
     ///
     /// # Errors
     ///
     /// If the id is not 1 to 255 of `a-z A-Z 0-9 : _ -`, or the e-mail address is not a bare RFC 5322 address: one without
     /// a display name, angle brackets, control characters, or white space around it.
-    pub fn new(id: impl Into<String>, email: impl Into<String>) -> Result<Self, InvalidUser> {
-        let id = UserId::new(id)?;
+    // By value, so that `42` and `user.id()` need no `&`.
+    #[allow(clippy::needless_pass_by_value)]
+    pub fn new(id: impl ToString, email: impl Into<String>) -> Result<Self, InvalidUser> {
+        let id = UserId::new(id.to_string())?;
         let email = email.into();
         if !is_bare_address(&email) {
             return Err(InvalidUser::Email);
@@ -157,7 +172,19 @@ impl fmt::Debug for User {
 ///
 /// [`UserId::encode`] makes an empty one of blank input, which [`User::new`] refuses.
 ///
-/// `Debug` does not show it: it tells who somebody is.
+/// `Debug` does not show it, because it tells who somebody is. `Display` does.
+///
+/// # Example
+///
+/// ```
+/// use tower_released::UserId;
+///
+/// let id = UserId::new("user-42")?;
+/// assert_eq!(id, "user-42");
+/// assert_eq!(id.to_string(), "user-42");
+/// assert!(!format!("{id:?}").contains("42"));
+/// # Ok::<(), tower_released::InvalidUser>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct UserId(String);
 
@@ -231,6 +258,25 @@ impl UserId {
 impl From<UserId> for String {
     fn from(id: UserId) -> Self {
         id.0
+    }
+}
+
+/// Writes the id as it is sent to Released.
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl PartialEq<str> for UserId {
+    fn eq(&self, other: &str) -> bool {
+        self.0 == other
+    }
+}
+
+impl PartialEq<&str> for UserId {
+    fn eq(&self, other: &&str) -> bool {
+        self.0 == *other
     }
 }
 

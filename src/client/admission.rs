@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::circuit::{CircuitLimits, Event, State, Verdict};
+use super::circuit::{Event, State, Verdict};
+use super::config::CircuitConfig;
 use super::metrics;
 use super::secret::SharedSecret;
 use super::status::{CircuitState, LastError};
@@ -24,7 +25,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// one secret. When it has been open for a while, it lets one mint through, and closes with that one's success.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    limits: CircuitLimits,
+    config: CircuitConfig,
     /// How long a mint may take.
     deadline: Duration,
     /// What users are hashed with, to tell two from one without keeping who they are.
@@ -41,9 +42,10 @@ struct News {
 
 impl Admission {
     /// For mints that take no longer than `deadline`.
-    pub(crate) fn new(limits: CircuitLimits, deadline: Duration) -> Self {
+    pub(crate) fn new(config: CircuitConfig, deadline: Duration) -> Self {
         metrics::circuit_closed();
-        Self { limits, deadline, users: RandomState::new(), state: Mutex::new(State::new(&limits)) }
+        let config = config.within_bounds();
+        Self { deadline, users: RandomState::new(), state: Mutex::new(State::new(&config)), config }
     }
 
     /// Lets a mint through that starts now, or tells why not and after how long it makes sense to try again.
@@ -64,7 +66,7 @@ impl Admission {
     pub(crate) fn close_for(&self, secret: &SharedSecret) -> bool {
         let now = Instant::now();
         self.change(|state, news| {
-            news.circuit = state.close_for(secret, now, &self.limits);
+            news.circuit = state.close_for(secret, now, &self.config);
             news.circuit.is_some()
         })
     }
@@ -104,7 +106,7 @@ impl Admission {
             }
             if ticket.era == state.era {
                 let judge = if ticket.is_probe { State::judge_by_probe } else { State::judge };
-                news.circuit = judge(state, verdict, now, &self.limits);
+                news.circuit = judge(state, verdict, now, &self.config);
             }
             // What Released asks for holds whatever became of the circuit. A mint that was itself turned away by a hold
             // has nothing new to say.
@@ -194,7 +196,7 @@ mod tests {
     const DEADLINE: Duration = Duration::from_secs(3);
 
     fn admission() -> Admission {
-        Admission::new(CircuitLimits::DEFAULT, DEADLINE)
+        Admission::new(CircuitConfig::default(), DEADLINE)
     }
 
     fn admit(admission: &Admission) -> Result<Ticket<'_>, MintError> {

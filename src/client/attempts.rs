@@ -7,6 +7,7 @@ use http::StatusCode;
 use tokio::time::{Instant, sleep, timeout_at};
 use tower::retry::budget::{Budget, TpsBudget};
 
+use super::config::RetryConfig;
 use super::pool::Allowance;
 use crate::error::{MintError, MintErrorKind};
 
@@ -47,43 +48,14 @@ impl Failure {
 /// multiply the load on a Released that is failing under it.
 #[derive(Debug)]
 pub(crate) struct Attempts {
-    limits: AttemptLimits,
+    config: RetryConfig,
     budget: TpsBudget,
 }
 
-/// What can be chosen of the attempts.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct AttemptLimits {
-    pub(crate) max: u32,
-    /// How long one attempt may take.
-    pub(crate) timeout: Duration,
-    /// What the first pause is a random part of; doubled for every further one.
-    pub(crate) pause: Duration,
-    /// No pause is longer than this.
-    pub(crate) longest_pause: Duration,
-    /// The longest `Retry-After` that a page is made to wait for.
-    pub(crate) longest_retry_after: Duration,
-    /// How many attempts more the first attempts entitle to, as a fraction; one a second comes on top.
-    pub(crate) budget: f32,
-}
-
-impl AttemptLimits {
-    /// Two attempts that stall fit into the deadline, and more would rarely help.
-    pub(crate) const DEFAULT: Self = Self {
-        max: 3,
-        timeout: Duration::from_millis(1500),
-        pause: Duration::from_millis(50),
-        longest_pause: Duration::from_millis(400),
-        longest_retry_after: Duration::from_secs(1),
-        budget: 0.1,
-    };
-}
-
 impl Attempts {
-    pub(crate) fn new(limits: AttemptLimits) -> Self {
-        // Within what `TpsBudget` takes without a panic.
-        let budget = if limits.budget.is_nan() { 0.0 } else { limits.budget.clamp(0.0, 10.0) };
-        Self { limits, budget: TpsBudget::new(BUDGET_WINDOW, 1, budget) }
+    pub(crate) fn new(config: RetryConfig) -> Self {
+        let config = config.within_bounds();
+        Self { budget: TpsBudget::new(BUDGET_WINDOW, 1, config.budget), config }
     }
 
     /// Calls `attempt` with 1, 2, 3 until it succeeds, or there is no sense in another one; and with the time until which it
@@ -105,7 +77,7 @@ impl Attempts {
         self.budget.deposit();
         let mut number = 1;
         loop {
-            let end = deadline.min(Instant::now() + self.limits.timeout);
+            let end = deadline.min(Instant::now() + self.config.attempt_timeout);
             let mut failure = match timeout_at(end, attempt(number, end)).await {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(failure)) => failure,
@@ -130,11 +102,11 @@ impl Attempts {
         deadline: Instant,
         allowance: Option<&Allowance>,
     ) -> Option<Duration> {
-        if !failure.is_transient || number >= self.limits.max.min(at_most) {
+        if !failure.is_transient || number >= self.config.max_attempts.min(at_most) {
             return None;
         }
         let asked_for = failure.error.retry_after().unwrap_or_default();
-        if asked_for > self.limits.longest_retry_after {
+        if asked_for > self.config.longest_retry_after {
             return None;
         }
         let pause = self.random_pause(number, failure.error.status()).max(asked_for);
@@ -151,7 +123,7 @@ impl Attempts {
             _ => 1,
         };
         let doubled = 2_u32.saturating_pow(number - 1).saturating_mul(factor);
-        let whole = self.limits.pause.saturating_mul(doubled).min(self.limits.longest_pause);
+        let whole = self.config.first_pause.saturating_mul(doubled).min(self.config.longest_pause);
         whole.mul_f64(fastrand::f64())
     }
 }
@@ -166,10 +138,8 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(3);
 
-    const LIMITS: AttemptLimits = AttemptLimits::DEFAULT;
-
     fn attempts() -> Attempts {
-        Attempts::new(LIMITS)
+        Attempts::new(RetryConfig::default())
     }
 
     fn transient() -> Failure {
@@ -268,7 +238,7 @@ mod tests {
         assert_eq!((succeeded, calls, took), (true, 2, Duration::from_secs(1)));
         let (succeeded, calls, took) = run(&attempts(), |number| (number == 1).then(|| throttled(0))).await;
         assert_eq!((succeeded, calls), (true, 2));
-        assert!(took <= LIMITS.pause * PATIENCE);
+        assert!(took <= RetryConfig::default().first_pause * PATIENCE);
         assert!(matches!(run(&attempts(), |_| Some(throttled(2))).await, (false, 1, Duration::ZERO)));
     }
 
@@ -327,7 +297,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_allowance_is_used_up_before_the_budget() {
-        let attempts = Attempts::new(AttemptLimits { max: 2, budget: 0.0, ..LIMITS });
+        let attempts = Attempts::new(RetryConfig { max_attempts: 2, budget: 0.0, ..RetryConfig::default() });
         let (calls, allowance) = (Cell::new(0_u32), Arc::<Allowance>::default());
         (0..20).for_each(|_| allowance.earn());
         let run = async |mints| {
@@ -354,8 +324,8 @@ mod tests {
             // The budget looks at the runtime's clock.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             let _entered = runtime.enter();
-            prop_assert!(attempts().random_pause(number, status) <= LIMITS.longest_pause);
-            prop_assert!(attempts().random_pause(1, None) <= LIMITS.pause);
+            prop_assert!(attempts().random_pause(number, status) <= RetryConfig::default().longest_pause);
+            prop_assert!(attempts().random_pause(1, None) <= RetryConfig::default().first_pause);
         }
 
         /// However mints fail, succeed and are spread over time, the budget is kept.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::config::CircuitConfig;
 use super::secret::SharedSecret;
 use super::status::{CircuitReason, CircuitState};
 use super::window::Window;
@@ -16,30 +17,6 @@ const JITTER: f64 = 0.2;
 
 /// After how long to try again while a probe is under way: its answer is due any moment.
 pub(crate) const PROBE_TAKES: Duration = Duration::from_secs(1);
-
-/// What can be chosen of the circuit.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct CircuitLimits {
-    /// How many failures in a row open it, or refusals of one secret.
-    pub(crate) opens_after: u32,
-    /// Which part of the mints in the window must fail to open it,
-    pub(crate) failing_part: f64,
-    /// and of how many at least: of fewer it says nothing.
-    pub(crate) of_at_least: u32,
-    /// How long it stays open at first; doubled each time a probe fails.
-    pub(crate) first_open: Duration,
-    pub(crate) longest_open: Duration,
-}
-
-impl CircuitLimits {
-    pub(crate) const DEFAULT: Self = Self {
-        opens_after: 5,
-        failing_part: 0.5,
-        of_at_least: 20,
-        first_open: Duration::from_secs(5),
-        longest_open: Duration::from_secs(60),
-    };
-}
 
 /// What a mint tells about Released.
 #[derive(Clone, Copy, Debug)]
@@ -117,7 +94,7 @@ pub(crate) enum Event {
 }
 
 impl State {
-    pub(crate) fn new(limits: &CircuitLimits) -> Self {
+    pub(crate) fn new(config: &CircuitConfig) -> Self {
         Self {
             circuit: Circuit::Closed,
             hold: None,
@@ -126,7 +103,7 @@ impl State {
             window: Window::new(Instant::now()),
             refusals: None,
             refused_probe: None,
-            next_open: limits.first_open,
+            next_open: config.first_open,
             counted: None,
             last_success: None,
             last_error: None,
@@ -166,7 +143,7 @@ impl State {
         Err(MintError::turned_away(kind, left))
     }
 
-    pub(crate) fn judge(&mut self, verdict: Verdict<'_>, now: Instant, limits: &CircuitLimits) -> Option<Event> {
+    pub(crate) fn judge(&mut self, verdict: Verdict<'_>, now: Instant, config: &CircuitConfig) -> Option<Event> {
         match verdict {
             Verdict::Success => {
                 self.failures_in_a_row = 0;
@@ -180,21 +157,21 @@ impl State {
             Verdict::Throttled => self.window.add(now, true),
             Verdict::Refused(secret, user) => {
                 let refusals = self.refuse(secret, user);
-                let are_many = refusals.of_several && refusals.in_a_row >= limits.opens_after;
-                return are_many.then(|| self.open(CircuitReason::Refused, now, limits));
+                let are_many = refusals.of_several && refusals.in_a_row >= config.failures_in_a_row;
+                return are_many.then(|| self.open(CircuitReason::Refused, now, config));
             }
             Verdict::Unrelated => return None,
         }
-        let is_failing = self.failures_in_a_row >= limits.opens_after
-            || self.window.is_failing(now, limits.failing_part, limits.of_at_least);
-        is_failing.then(|| self.open(CircuitReason::Failing, now, limits))
+        let is_failing = self.failures_in_a_row >= config.failures_in_a_row
+            || self.window.is_failing(now, config.failing_part, config.of_at_least);
+        is_failing.then(|| self.open(CircuitReason::Failing, now, config))
     }
 
     pub(crate) fn judge_by_probe(
         &mut self,
         verdict: Verdict<'_>,
         now: Instant,
-        limits: &CircuitLimits,
+        config: &CircuitConfig,
     ) -> Option<Event> {
         let reason = self.circuit.reason()?;
         let is_the_refused = |secret: &SharedSecret| {
@@ -202,7 +179,7 @@ impl State {
         };
         match verdict {
             // Whatever opened it: now it is Released that fails.
-            Verdict::Failure | Verdict::Throttled => return Some(self.open(CircuitReason::Failing, now, limits)),
+            Verdict::Failure | Verdict::Throttled => return Some(self.open(CircuitReason::Failing, now, config)),
             // One user may be refused for their own sake, and come back often enough to be every probe: the next mint
             // probes at once.
             Verdict::Refused(secret, user) if is_the_refused(secret) && self.refused_probe == Some(user) => {
@@ -212,15 +189,15 @@ impl State {
             }
             Verdict::Refused(secret, user) if is_the_refused(secret) => {
                 self.refused_probe = Some(user);
-                return Some(self.open(reason, now, limits));
+                return Some(self.open(reason, now, config));
             }
             // The first refusal of what may become a row of them; but an answer.
             Verdict::Refused(secret, user) => {
-                self.close(now, limits);
+                self.close(now, config);
                 self.refuse(secret, user);
             }
             // Any other answer is a sign of life.
-            Verdict::Success | Verdict::Unrelated => self.close(now, limits),
+            Verdict::Success | Verdict::Unrelated => self.close(now, config),
         }
         Some(Event::Closed { reason })
     }
@@ -239,20 +216,20 @@ impl State {
         })
     }
 
-    fn open(&mut self, reason: CircuitReason, now: Instant, limits: &CircuitLimits) -> Event {
+    fn open(&mut self, reason: CircuitReason, now: Instant, config: &CircuitConfig) -> Event {
         let open_for = self.next_open.mul_f64(1.0 - JITTER + 2.0 * JITTER * fastrand::f64());
         self.circuit = Circuit::Open { until: now + open_for, reason };
         self.era += 1;
-        self.next_open = self.next_open.saturating_mul(2).min(limits.longest_open);
+        self.next_open = self.next_open.saturating_mul(2).min(config.longest_open);
         Event::Opened { reason, open_for }
     }
 
     /// Closes it if it is open because another secret than this one was refused.
-    pub(crate) fn close_for(&mut self, secret: &SharedSecret, now: Instant, limits: &CircuitLimits) -> Option<Event> {
+    pub(crate) fn close_for(&mut self, secret: &SharedSecret, now: Instant, config: &CircuitConfig) -> Option<Event> {
         let is_another = self.circuit.reason() == Some(CircuitReason::Refused)
             && self.refusals.as_ref().is_some_and(|refusals| refusals.secret != *secret);
         is_another.then(|| {
-            self.close(now, limits);
+            self.close(now, config);
             Event::SecretChanged
         })
     }
@@ -264,14 +241,14 @@ impl State {
         }
     }
 
-    fn close(&mut self, now: Instant, limits: &CircuitLimits) {
+    fn close(&mut self, now: Instant, config: &CircuitConfig) {
         self.circuit = Circuit::Closed;
         self.era += 1;
         self.failures_in_a_row = 0;
         self.window = Window::new(now);
         self.refusals = None;
         self.refused_probe = None;
-        self.next_open = limits.first_open;
+        self.next_open = config.first_open;
     }
 
     /// Lets nothing pass for as long as Released's answer asked for. Never shortens what was asked for before.

@@ -77,8 +77,7 @@ fn is_loopback(url: &Url) -> bool {
 
 /// Why an address is not one of a token API. None of the texts holds any of it, as it may hold a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum InvalidEndpoint {
+pub(crate) enum InvalidEndpoint {
     /// It is not an absolute URL.
     NotAUrl,
     /// Its scheme is neither `https` nor `http`.
@@ -100,8 +99,8 @@ impl fmt::Display for InvalidEndpoint {
                 "the token URL (RELEASED_TOKEN_URL) must be https: plain http would show the shared secret to the network, so it is only \
                  for 127.0.0.0/8, [::1] and localhost"
             }
-            Self::UserInfo => "the token URL (RELEASED_TOKEN_URL) must not have a user name or a password",
-            Self::QueryOrFragment => "the token URL (RELEASED_TOKEN_URL) must not have a query or a fragment",
+            Self::UserInfo => "the token URL (RELEASED_TOKEN_URL) must not have a user name or a password; remove them",
+            Self::QueryOrFragment => "the token URL (RELEASED_TOKEN_URL) must not have a query or a fragment; remove it",
         })
     }
 }

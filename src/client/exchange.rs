@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use ::hyper::body::Body;
 use bytes::Bytes;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT,
 };
 use http::{HeaderMap, HeaderValue, Method, Request};
-use http_body_util::BodyExt;
-use hyper::body::Body;
+use http_body_util::{BodyExt, Full};
 
 use super::attempts::Failure;
 use super::endpoint::Endpoint;
@@ -17,7 +17,7 @@ use super::failure::transport_failure;
 use super::pool::{Allowance, Pools, Waiting};
 use super::secret::SharedSecret;
 use super::trace::ExchangeSpan;
-use super::transport::{ReplyBody, Transport};
+use super::transport::{ReplyBody, hyper};
 use super::wire::{TokenApi, parse_reply, refusal};
 use crate::connection::{Cause, ConnectionFailure};
 use crate::error::{MintError, MintErrorKind};
@@ -50,12 +50,12 @@ impl Exchange {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(AUTHORIZATION, HeaderValue::from_static(""));
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static(""));
-        // A client of the application's own adds what it thinks right.
-        if let Transport::Hyper(_) = pools.current().transport {
+        // A service of the application's own adds what it thinks right.
+        if pools.are_ours() {
             if let Some(host) = endpoint.uri().authority().and_then(|host| host.as_str().parse().ok()) {
                 headers.insert(HOST, host);
             }
-            headers.insert(USER_AGENT, HeaderValue::from_static(Transport::USER_AGENT));
+            headers.insert(USER_AGENT, HeaderValue::from_static(hyper::USER_AGENT));
         }
         Self { server: endpoint.server().into(), endpoint, api, pools, account_id, headers }
     }
@@ -117,7 +117,7 @@ impl Exchange {
     /// Opens a connection and leaves it in the pool. It carries neither the secret nor anybody's data, so whatever is
     /// answered to it is fine.
     pub(crate) async fn warm_up(&self) -> Result<(), MintError> {
-        let mut request = Request::new(Vec::new());
+        let mut request = Request::new(Full::default());
         *request.method_mut() = Method::HEAD;
         *request.uri_mut() = self.endpoint.uri().clone();
         *request.headers_mut() = self.headers.clone();
@@ -130,12 +130,12 @@ impl Exchange {
         }
     }
 
-    fn request(&self, user: &User, secret: &SharedSecret) -> Request<Vec<u8>> {
+    fn request(&self, user: &User, secret: &SharedSecret) -> Request<Full<Bytes>> {
         let body = self.api.body(&self.account_id, user);
         let mut headers = self.headers.clone();
         headers.insert(AUTHORIZATION, secret.authorization());
         headers.insert(CONTENT_LENGTH, body.len().into());
-        let mut request = Request::new(body);
+        let mut request = Request::new(Full::new(body.into()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.endpoint.uri().clone();
         *request.headers_mut() = headers;

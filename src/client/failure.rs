@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hyper_util::client::legacy;
 
 use super::attempts::Failure;
-use super::stage::{FailedStage, Stage};
+use super::transport::stage::{FailedStage, Stage};
 use crate::connection::{Cause, ConnectionFailure};
 use crate::error::{MintError, MintErrorKind};
 
@@ -75,7 +75,19 @@ fn is_tls(cause: &(dyn Error + 'static)) -> bool {
 
 fn is_timeout(cause: &(dyn Error + 'static)) -> bool {
     cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
-        || cause.downcast_ref().is_some_and(reqwest::Error::is_timeout)
+        // Of tower's `Timeout` around a service of the application's own.
+        || cause.is::<tower::timeout::error::Elapsed>()
+        || is_timeout_of_reqwest(cause)
+}
+
+#[cfg(feature = "reqwest")]
+fn is_timeout_of_reqwest(cause: &(dyn Error + 'static)) -> bool {
+    cause.downcast_ref().is_some_and(reqwest::Error::is_timeout)
+}
+
+#[cfg(not(feature = "reqwest"))]
+fn is_timeout_of_reqwest(_: &(dyn Error + 'static)) -> bool {
+    false
 }
 
 /// Of hyper's client, which is within reqwest, too.

@@ -11,6 +11,10 @@ use tokio::time::{Instant, timeout_at};
 use super::metrics;
 use crate::error::{MintError, MintErrorKind};
 
+/// How long a mint waits for a place: a burst passes in less, and behind more mints than that a page had better do without a
+/// token.
+pub(crate) const QUEUE_WAIT: Duration = Duration::from_millis(50);
+
 /// How long after its deadline a mint keeps its place. One that has not ended by then is not polled any more, as in a
 /// `select!` whose loser is kept: it must not keep the others from minting for as long as it lies there.
 const GRACE: Duration = Duration::from_secs(1);
@@ -119,9 +123,15 @@ mod tests {
     use std::future::poll_fn;
     use std::task::Poll;
 
+    #[cfg(feature = "testing")]
+    use futures_util::future::join_all;
     use tokio::time::advance;
 
     use super::*;
+    #[cfg(feature = "testing")]
+    use crate::testing::{FakeReleased, Reply};
+    #[cfg(feature = "testing")]
+    use crate::user::User;
 
     const PATIENCE: Duration = Duration::from_millis(50);
     const DEADLINE: Duration = Duration::from_secs(3);
@@ -170,5 +180,20 @@ mod tests {
         assert!(poll_fn(|cx| Poll::Ready(parked.as_mut().poll(cx))).await.is_pending());
         drop(first);
         assert!(limit.try_enter().is_some());
+    }
+
+    #[cfg(feature = "testing")]
+    #[tokio::test]
+    async fn pages_that_queue_behind_a_wrong_secret_are_not_sent_after_it_was_refused() {
+        let released = FakeReleased::start().await.expect("a port");
+        released.reply_always(Reply::status(401));
+        let minute = Duration::from_secs(60);
+        let client = released.client_builder().max_in_flight(6).queue_wait(minute).build().expect("a client");
+        let user = |number: usize| User::new(format!("user-{number}"), format!("user-{number}@example.com"));
+        let users: Vec<User> = (0..1000).map(|number| user(number).expect("valid")).collect();
+        let ends = join_all(users.iter().map(|user| client.mint(user))).await;
+        let kinds: Vec<_> = ends.into_iter().map(|end| end.map_err(|error| error.kind())).collect();
+        assert!(kinds.iter().all(|kind| *kind == Err(MintErrorKind::Unauthorized)), "{kinds:?}");
+        assert!(released.counts().requests <= 12, "{} calls", released.counts().requests);
     }
 }

@@ -1,8 +1,7 @@
 //! The client of Released's token API: the minter that most applications use.
 //!
-//! [`ReleasedClient`] mints, [`ReleasedClientBuilder`] chooses how, [`SecretSource`] says where the shared secret comes
-//! from, and [`Status`] tells a readiness page how it goes. The types of this module are at the crate's root, too, except for
-//! those of the status.
+//! [`ReleasedClient`], which is at the crate's root, too, mints. [`ReleasedClientBuilder`] chooses how, [`SecretSource`] says
+//! where the shared secret comes from, and [`Status`] tells a readiness page how it goes.
 //!
 //! # Example
 //!
@@ -10,7 +9,7 @@
 //! use tower_released::ReleasedClient;
 //! use tower_released::client::CircuitState;
 //!
-//! # fn main() -> Result<(), tower_released::ConfigError> {
+//! # fn main() -> Result<(), tower_released::client::ConfigError> {
 //! let released = ReleasedClient::builder("account", "secret").endpoint("http://127.0.0.1:9/token").build()?;
 //! assert_eq!(released.status().circuit, CircuitState::Closed);
 //! # Ok(()) }
@@ -22,21 +21,20 @@ mod admission;
 mod attempts;
 mod builder;
 mod circuit;
+mod config;
 mod config_error;
-mod connector;
 mod endpoint;
 mod exchange;
 mod failure;
 mod limit;
 mod metrics;
+mod pipeline;
 mod pool;
 mod retry_after;
 mod secret;
-mod source;
-mod stage;
+mod secret_file;
+mod secret_source;
 mod status;
-#[cfg(any(feature = "rustls", feature = "native-tls"))]
-mod tls;
 mod trace;
 mod transport;
 mod window;
@@ -44,34 +42,26 @@ mod wire;
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use http::StatusCode;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 use tower::Service;
 
-use crate::error::{MintError, MintErrorKind};
+use crate::error::MintError;
 use crate::telemetry::MintSpan;
 use crate::token::AuthToken;
 use crate::user::User;
 
-use self::admission::{Admission, Ticket};
-use self::attempts::{Attempts, Failure};
 pub use self::builder::ReleasedClientBuilder;
-use self::circuit::Verdict;
-pub use self::config_error::ConfigError;
-pub use self::endpoint::InvalidEndpoint;
-use self::exchange::Exchange;
-use self::limit::Limit;
+pub use self::config::{CircuitConfig, RetryConfig};
+pub use self::config_error::{ConfigError, ConfigErrorKind};
 use self::metrics::MintTimer;
-use self::pool::Waiting;
-pub use self::secret::{InvalidSecret, SharedSecret};
-pub use self::source::{SecretFile, SecretFileError, SecretSource};
+use self::pipeline::Pipeline;
+pub use self::secret::SharedSecret;
+pub use self::secret_file::SecretFile;
+pub use self::secret_source::SecretSource;
 pub use self::status::{CircuitReason, CircuitState, LastError, Status};
-use self::trace::ExchangeSpan;
 pub use self::wire::TokenApi;
 
 /// The parts that read what others wrote, for the fuzz targets.
@@ -118,138 +108,20 @@ pub mod fuzzing {
 /// ```
 #[derive(Clone)]
 pub struct ReleasedClient {
-    shared: Arc<Shared>,
-}
-
-/// What every mint goes through, in this order: deadline, admission, limit, attempts, one exchange.
-struct Shared {
-    deadline: Duration,
-    admission: Admission,
-    limit: Limit,
-    attempts: Attempts,
-    secret: SecretSource,
-    exchange: Exchange,
-}
-
-impl Shared {
-    async fn mint(&self, user: &User) -> Result<AuthToken, MintError> {
-        let deadline = Instant::now() + self.deadline;
-        let mut ticket = self.admit(deadline).await?;
-        let mut place = self.limit.try_enter();
-        if place.is_none() {
-            // While it waits, others may find out that there is no sense in asking.
-            drop(ticket);
-            place = Some(self.limit.enter(deadline).await?);
-            ticket = self.admit(deadline).await?;
-        }
-        // A probe asks once: it is there to find out, not to succeed at any price.
-        let attempts = if ticket.is_probe() { 1 } else { u32::MAX };
-        let sent = Sent::default();
-        if ticket.is_probe() {
-            // The connections in the pool may have died since it was last used.
-            self.exchange.renew_connections();
-        }
-        let attempt = |number, end| self.attempt(user, number, end, &sent);
-        let without_answer = |error: &mut MintError| self.exchange.ended_without_answer(&sent.waiting, error);
-        let result = self.attempts.run(deadline, attempts, attempt, without_answer).await;
-        ticket.report(self.verdict(&result, user, &sent), result.as_ref().err());
-        drop(place);
-        result
-    }
-
-    /// Asks whether to ask. If it is the secret that keeps mints back, looks for another one first.
-    async fn admit(&self, deadline: Instant) -> Result<Ticket<'_>, MintError> {
-        let refused = match self.admission.admit(Instant::now()) {
-            Err(error) if error.kind() == MintErrorKind::Unauthorized => error,
-            other => return other,
-        };
-        let secret = self.secret.current();
-        if !self.admission.close_for(&secret) {
-            let other = timeout_at(deadline, self.secret.other_than(&secret)).await;
-            let Ok(Some(other)) = other else { return Err(refused) };
-            self.admission.close_for(&other);
-        }
-        self.admission.admit(Instant::now())
-    }
-
-    /// What the end of a mint tells about Released.
-    fn verdict<'a>(&self, result: &Result<AuthToken, MintError>, user: &User, sent: &'a Sent) -> Verdict<'a> {
-        let Err(error) = result else { return Verdict::Success };
-        match (error.kind(), error.status()) {
-            // By a hold, during its pause.
-            _ if error.is_turned_away() => Verdict::Unrelated,
-            (MintErrorKind::RateLimited, _) => Verdict::Throttled,
-            (_, Some(StatusCode::UNAUTHORIZED)) => {
-                sent.refused.get().map_or(Verdict::Unrelated, |secret| self.admission.refused(secret, user.id()))
-            }
-            // 408 and 425 among them: whoever answers so is there.
-            (_, Some(status)) if status.is_client_error() => Verdict::Unrelated,
-            (
-                MintErrorKind::Connect
-                | MintErrorKind::Timeout
-                | MintErrorKind::Interrupted
-                | MintErrorKind::Unavailable,
-                _,
-            ) => Verdict::Failure,
-            _ => Verdict::Unrelated,
-        }
-    }
-
-    /// One attempt, which is given until `end`, and a second exchange within it if the secret was changed in the meantime.
-    async fn attempt(&self, user: &User, number: u32, end: Instant, sent: &Sent) -> Result<AuthToken, Failure> {
-        if number > 1 {
-            // Another mint may have been told to wait during the pause.
-            self.admission.check_hold(Instant::now()).map_err(Failure::lasting)?;
-        }
-        let exchange = async |secret: &SharedSecret| {
-            let span = ExchangeSpan::new(&self.exchange.endpoint, sent.exchanges.fetch_add(1, Ordering::Relaxed), end);
-            let result = span.around(self.exchange.run(user, secret, &span, &sent.waiting)).await;
-            span.end(&result);
-            result
-        };
-        let mut secret = self.secret.current();
-        let mut result = exchange(&secret).await;
-        if is_refused(&result) && !sent.again.load(Ordering::Relaxed) {
-            if let Some(changed) = self.secret.other_than(&secret).await {
-                sent.again.store(true, Ordering::Relaxed);
-                secret = changed;
-                result = exchange(&secret).await;
-            }
-        }
-        if is_refused(&result) {
-            // Nothing is tried again after this, so it is the only one.
-            let _ = sent.refused.set(secret);
-        }
-        result
-    }
-}
-
-fn is_refused(result: &Result<AuthToken, Failure>) -> bool {
-    matches!(result, Err(failure) if failure.error.status() == Some(StatusCode::UNAUTHORIZED))
-}
-
-/// What was sent for one mint.
-#[derive(Default)]
-struct Sent {
-    exchanges: AtomicU32,
-    /// Once more, because the secret was changed.
-    again: AtomicBool,
-    /// The secret that Released refused in the end.
-    refused: OnceLock<SharedSecret>,
-    waiting: Waiting,
+    pipeline: Arc<Pipeline>,
 }
 
 impl ReleasedClient {
-    /// A client for this account, with the defaults of [`builder`](Self::builder).
+    /// Creates a client for this account, with the defaults of [`builder`](Self::builder).
     ///
     /// # Errors
     ///
     /// See [`ReleasedClientBuilder::build`].
-    pub fn new(account_id: impl Into<String>, secret: impl Into<String>) -> Result<Self, ConfigError> {
+    pub fn new(account_id: impl Into<String>, secret: impl Into<SecretSource>) -> Result<Self, ConfigError> {
         Self::builder(account_id, secret).build()
     }
 
-    /// A client from the environment: `RELEASED_ACCOUNT_ID`, then `RELEASED_SHARED_SECRET` or, for a [`SecretFile`],
+    /// Creates a client from the environment: `RELEASED_ACCOUNT_ID`, then `RELEASED_SHARED_SECRET` or, for a [`SecretFile`],
     /// `RELEASED_SHARED_SECRET_FILE`, and `RELEASED_TOKEN_URL` if the token API is not where Released documents it.
     ///
     /// # Errors
@@ -259,8 +131,11 @@ impl ReleasedClient {
         ReleasedClientBuilder::from_env()?.build()
     }
 
-    /// Starts to build a client for this account. Both values are in Released's settings, under "User verification".
-    pub fn builder(account_id: impl Into<String>, secret: impl Into<String>) -> ReleasedClientBuilder {
+    /// Creates a builder of a client for this account. Released shows both values in its settings, under "User verification".
+    ///
+    /// The secret is a string, a [`SharedSecret`], a [`SecretFile`], or a `tokio::sync::watch::Receiver<SharedSecret>`; see
+    /// [`SecretSource`].
+    pub fn builder(account_id: impl Into<String>, secret: impl Into<SecretSource>) -> ReleasedClientBuilder {
         ReleasedClientBuilder::new(account_id.into(), secret.into())
     }
 
@@ -283,7 +158,7 @@ impl ReleasedClient {
     /// For callers who open a span of their own around it.
     async fn mint_without_span(&self, user: &User) -> Result<AuthToken, MintError> {
         let timer = MintTimer::start();
-        let result = self.shared.mint(user).await;
+        let result = self.pipeline.mint(user).await;
         timer.stop(&result);
         result
     }
@@ -311,7 +186,7 @@ impl ReleasedClient {
     /// # assert_eq!(line, "released: ok, 0 mints in flight");
     /// ```
     pub fn status(&self) -> Status {
-        let Shared { admission, limit, secret, .. } = &*self.shared;
+        let Pipeline { admission, limit, secret, .. } = &*self.pipeline;
         let (circuit, last_success, last_error) = admission.status();
         let (mints_in_flight, secret_generation) = (limit.in_flight(), secret.generation());
         Status { circuit, mints_in_flight, last_success, last_error, secret_generation }
@@ -329,31 +204,32 @@ impl ReleasedClient {
     ///
     /// Dropping the future closes the connection.
     pub async fn warm_up(&self) -> Result<(), MintError> {
-        timeout(self.shared.deadline, self.shared.exchange.warm_up())
+        timeout(self.pipeline.deadline, self.pipeline.exchange.warm_up())
             .await
-            .unwrap_or_else(|_elapsed| Err(self.shared.exchange.timed_out()))
+            .unwrap_or_else(|_elapsed| Err(self.pipeline.exchange.timed_out()))
     }
 }
 
 impl Service<User> for ReleasedClient {
     type Response = AuthToken;
     type Error = MintError;
-    type Future = MintFuture;
+    /// Dropping it cancels the mint.
+    type Future = Pin<Box<dyn Future<Output = Result<AuthToken, MintError>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), MintError>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, user: User) -> MintFuture {
+    fn call(&mut self, user: User) -> Self::Future {
         let client = self.clone();
         // A layer's span is around the resolver, too, so that its failures are in it.
-        MintFuture { mint: Box::pin(async move { client.mint_without_span(&user).await }) }
+        Box::pin(async move { client.mint_without_span(&user).await })
     }
 }
 
 impl fmt::Debug for ReleasedClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shared { exchange, deadline, admission, .. } = &*self.shared;
+        let Pipeline { exchange, deadline, admission, .. } = &*self.pipeline;
         f.debug_struct("ReleasedClient")
             .field("endpoint", &exchange.endpoint.url().as_str())
             .field("api", &exchange.api)
@@ -361,24 +237,5 @@ impl fmt::Debug for ReleasedClient {
             // Without waiting for a lock, as it may be logged from anywhere.
             .field("circuit", &admission.try_circuit())
             .finish_non_exhaustive()
-    }
-}
-
-/// The future of a [`ReleasedClient`]'s mint, as a service. Dropping it cancels the mint.
-pub struct MintFuture {
-    mint: Pin<Box<dyn Future<Output = Result<AuthToken, MintError>> + Send>>,
-}
-
-impl Future for MintFuture {
-    type Output = Result<AuthToken, MintError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.mint.as_mut().poll(cx)
-    }
-}
-
-impl fmt::Debug for MintFuture {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MintFuture").finish_non_exhaustive()
     }
 }

@@ -27,7 +27,7 @@ impl Pool {
 
 /// The pool in use, and how to open the next one.
 pub(crate) struct Pools {
-    /// Nothing for a client of the application's own, which cannot be made anew.
+    /// Nothing for a service of the application's own, which cannot be made anew.
     open: Option<Box<dyn Fn() -> Transport + Send + Sync>>,
     current: RwLock<Current>,
 }
@@ -39,7 +39,7 @@ struct Current {
 }
 
 impl Pools {
-    /// Of this client for ever.
+    /// Of this service for ever.
     pub(crate) fn only(transport: Transport) -> Self {
         Self { open: None, current: RwLock::new(Current { pool: Pool::new(transport), allowed_at: None }) }
     }
@@ -48,6 +48,11 @@ impl Pools {
     pub(crate) fn of(open: impl Fn() -> Transport + Send + Sync + 'static) -> Self {
         let first = Self::only(open());
         Self { open: Some(Box::new(open)), ..first }
+    }
+
+    /// Whether it is not a service of the application's own that sends.
+    pub(crate) fn are_ours(&self) -> bool {
+        self.open.is_some()
     }
 
     pub(crate) fn current(&self) -> Arc<Pool> {
@@ -159,15 +164,18 @@ impl Waiting {
 mod tests {
     use std::iter;
 
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use http_body_util::Full;
     use tokio::time::advance;
 
     use super::*;
     use crate::client::endpoint::Endpoint;
-    use crate::client::transport::ConnectionLimits;
+    use crate::client::transport::hyper;
 
     fn pools() -> Pools {
         let endpoint = Endpoint::parse("http://127.0.0.1:1/").expect("an endpoint");
-        Transport::hyper(&endpoint, ConnectionLimits::DEFAULT).expect("a transport")
+        hyper::pools(&endpoint).expect("a transport")
     }
 
     /// Retires a pool that minted so many tokens, and tells how many attempts that allows for.
@@ -194,8 +202,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_of_the_applications_own_is_kept() {
-        let pools = Pools::only(Transport::Reqwest(reqwest::Client::new()));
+    async fn a_service_of_the_applications_own_is_kept() {
+        let never = tower_test::mock::spawn::<Request<Full<Bytes>>, Response<Full<Bytes>>>().0.into_inner();
+        let pools = Pools::only(Transport::new(never));
         let pool = pools.current();
         pool.allowance.earn();
         assert!(pools.retire(&pool).is_none(), "and allows for nothing, as its next connection may be as dead");

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
+use super::config_error::ConfigError;
+
 /// The secret that an account shares with Released, from Released's settings under "User verification".
 ///
 /// It is kept only as the `Authorization` header that carries it: marked sensitive, wiped from memory with its last
@@ -14,13 +16,13 @@ use zeroize::Zeroizing;
 /// # Example
 ///
 /// ```
-/// use tower_released::{InvalidSecret, SharedSecret};
+/// use tower_released::client::SharedSecret;
 ///
 /// // A copied secret often brings white space along, which Released answers with 401.
 /// let secret = SharedSecret::new(" s3cret\n")?;
 /// assert_eq!(format!("{secret:?}"), "SharedSecret([redacted])");
-/// assert_eq!(SharedSecret::new("  ").unwrap_err(), InvalidSecret::Empty);
-/// # Ok::<(), InvalidSecret>(())
+/// assert!(SharedSecret::new("  ").is_err());
+/// # Ok::<(), tower_released::client::ConfigError>(())
 /// ```
 #[derive(Clone)]
 pub struct SharedSecret {
@@ -32,9 +34,10 @@ impl SharedSecret {
     ///
     /// # Errors
     ///
-    /// If it is empty, or has control or non-ASCII characters, which no header can carry.
-    pub fn new(secret: impl Into<String>) -> Result<Self, InvalidSecret> {
-        Self::from_text(&Zeroizing::new(secret.into()))
+    /// [`ConfigErrorKind::Secret`](super::ConfigErrorKind::Secret) if it is empty, or has control or non-ASCII characters,
+    /// which no header can carry. The error holds nothing of the secret.
+    pub fn new(secret: impl Into<String>) -> Result<Self, ConfigError> {
+        Ok(Self::from_text(&Zeroizing::new(secret.into()))?)
     }
 
     pub(crate) fn from_text(text: &str) -> Result<Self, InvalidSecret> {
@@ -83,8 +86,7 @@ impl fmt::Debug for SharedSecret {
 
 /// Why something is not a [`SharedSecret`]. None of the texts holds any of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum InvalidSecret {
+pub(crate) enum InvalidSecret {
     /// There is nothing but white space.
     Empty,
     /// It has a control character.
@@ -96,7 +98,7 @@ pub enum InvalidSecret {
 impl fmt::Display for InvalidSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Empty => "the shared secret is empty",
+            Self::Empty => "the shared secret is empty; copy it from Released's settings, under User verification",
             Self::ControlCharacter => {
                 "the shared secret has a control character in it, such as a line break; copy it again from Released"
             }
@@ -113,6 +115,7 @@ impl std::error::Error for InvalidSecret {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::ConfigErrorKind;
 
     #[test]
     fn white_space_around_a_secret_is_dropped() {
@@ -131,8 +134,9 @@ mod tests {
             ("s3\u{200b}cret", InvalidSecret::NotAscii),
             ("“s3cret”", InvalidSecret::NotAscii),
         ] {
+            assert_eq!(SharedSecret::from_text(bad).expect_err(bad), why);
             let error = SharedSecret::new(bad).expect_err(bad);
-            assert_eq!(error, why);
+            assert_eq!(error.kind(), ConfigErrorKind::Secret);
             assert!(!format!("{error}{error:?}").contains("s3"));
         }
     }

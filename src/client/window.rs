@@ -35,13 +35,13 @@ impl Window {
     }
 
     /// Whether at least this part of at least so many mints failed.
-    pub(crate) fn is_failing(&self, now: Instant, failing_part: f64, of_at_least: u32) -> bool {
+    pub(crate) fn is_failing(&self, now: Instant, failing_part: f32, of_at_least: u32) -> bool {
         let second = self.second(now);
         // A mint may be reported with a time that is a moment behind another's.
         let recent = self.buckets.iter().filter(|bucket| second.saturating_sub(bucket.second) < SECONDS);
         let (all, failed) = recent.fold((0, 0), |(all, failed), bucket| (all + bucket.all, failed + bucket.failed));
         // What never failed does not fail too often, whatever part is allowed.
-        failed > 0 && all >= of_at_least && f64::from(failed) >= f64::from(all) * failing_part
+        failed > 0 && all >= of_at_least && f64::from(failed) >= f64::from(all) * f64::from(failing_part)
     }
 
     fn second(&self, now: Instant) -> usize {

@@ -1,5 +1,7 @@
 //! What goes over the wire, and what its answers mean.
 
+use std::io;
+
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 
@@ -40,11 +42,27 @@ impl TokenApi {
             },
             Self::EmailOnly => TokenRequest { account_id, user_id: None, user_email: user.email(), profile: None },
         };
-        // Most are shorter, and a longer one only takes another allocation.
-        let mut json = Vec::with_capacity(256);
-        // Strings and options of them cannot fail to be written.
+        // Measured first: a `Vec` that is full becomes `Bytes` without another allocation. Strings and options of them cannot
+        // fail to be written.
+        let mut length = Length(0);
+        let _ = serde_json::to_writer(&mut length, &body);
+        let mut json = Vec::with_capacity(length.0);
         let _ = serde_json::to_writer(&mut json, &body);
         json
+    }
+}
+
+/// How many bytes were written.
+struct Length(usize);
+
+impl io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -77,11 +95,11 @@ impl<'a> Profile<'a> {
 pub(crate) fn parse_reply(body: &[u8]) -> Result<AuthToken, MintError> {
     // Borrowed, unless something in it is escaped, which nothing in a token needs to be.
     if let Ok(token) = serde_json::from_slice::<&str>(body) {
-        return Ok(AuthToken::new(token)?);
+        return AuthToken::new(token);
     }
     // The parser's error is left out: it may quote the body.
     let token: String = serde_json::from_slice(body).map_err(|_| MintError::new(MintErrorKind::MalformedResponse))?;
-    Ok(AuthToken::new(token)?)
+    AuthToken::new(token)
 }
 
 /// What a status other than success means, and whether it may pass.

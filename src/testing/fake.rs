@@ -188,12 +188,12 @@ impl FakeReleased {
         format!("http://{}", self.address)
     }
 
-    /// The URL of its current token API, for [`TokenApi::Impersonation`](crate::TokenApi::Impersonation).
+    /// The URL of its current token API, for [`TokenApi::Impersonation`](crate::client::TokenApi::Impersonation).
     pub fn impersonation_url(&self) -> String {
         self.origin() + IMPERSONATION_PATH
     }
 
-    /// The URL of its older token API, for [`TokenApi::EmailOnly`](crate::TokenApi::EmailOnly).
+    /// The URL of its older token API, for [`TokenApi::EmailOnly`](crate::client::TokenApi::EmailOnly).
     pub fn email_only_url(&self) -> String {
         self.origin() + EMAIL_ONLY_PATH
     }
@@ -209,13 +209,13 @@ impl FakeReleased {
     ///
     /// If the HTTP client cannot be built.
     #[cfg(feature = "client")]
-    pub fn client(&self) -> Result<crate::ReleasedClient, crate::ConfigError> {
+    pub fn client(&self) -> Result<crate::ReleasedClient, crate::client::ConfigError> {
         self.client_builder().build()
     }
 
     /// The builder of [`client`](Self::client), for a client with another deadline and so on.
     #[cfg(feature = "client")]
-    pub fn client_builder(&self) -> crate::ReleasedClientBuilder {
+    pub fn client_builder(&self) -> crate::client::ReleasedClientBuilder {
         crate::ReleasedClient::builder(self.account_id(), self.shared_secret()).endpoint(self.impersonation_url())
     }
 

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::sync::watch;
-use tower_released::client::{CircuitReason, CircuitState};
+use tower_released::client::{CircuitReason, CircuitState, SecretFile, SharedSecret};
 use tower_released::testing::{FakeReleased, Reply};
-use tower_released::{MintErrorKind, ReleasedClient, SecretFile, SharedSecret, User};
+use tower_released::{MintErrorKind, ReleasedClient, User};
 use tracing::span;
 
 use crate::leaks::Log;
-use crate::support::ada;
+use crate::support::{ada, builder_with, once, open_for};
 
 fn user(number: usize) -> User {
     User::new(format!("user-{number}"), format!("user-{number}@example.com")).unwrap()
@@ -49,7 +49,7 @@ async fn a_wrong_secret_costs_a_thousand_pages_a_dozen_calls_and_a_pushed_one_wo
     let (log, _guard) = Log::capture_filtered("tower_released=info");
     let released = FakeReleased::start().await.unwrap();
     let (push, secret) = watch::channel(SharedSecret::new("wrong").unwrap());
-    let client = released.client_builder().secret_source(secret).build().unwrap();
+    let client = builder_with(&released, secret).build().unwrap();
 
     let kinds = a_thousand_pages(&client).await;
     assert!(all_unauthorized(&kinds), "{kinds:?}");
@@ -70,7 +70,7 @@ async fn a_wrong_secret_in_a_file_is_mended_within_a_second() {
     let released = FakeReleased::start().await.unwrap();
     let path = std::env::temp_dir().join(format!("tower-released-{}-refused", std::process::id()));
     fs::write(&path, "wrong").unwrap();
-    let client = released.client_builder().secret_source(SecretFile::open(&path).unwrap()).build().unwrap();
+    let client = builder_with(&released, SecretFile::open(&path).unwrap()).build().unwrap();
 
     let kinds = a_thousand_pages(&client).await;
     assert!(all_unauthorized(&kinds), "{kinds:?}");
@@ -87,7 +87,7 @@ async fn a_wrong_secret_in_a_file_is_mended_within_a_second() {
 async fn a_wrong_secret_that_never_changes_is_probed_and_works_when_released_takes_it() {
     let released = FakeReleased::start().await.unwrap();
     let moment = Duration::from_millis(500);
-    let client = released.client_builder().circuit_open_for(moment, moment).build().unwrap();
+    let client = released.client_builder().circuit(open_for(moment)).build().unwrap();
     released.reply_always(Reply::status(401));
     for page in 0..5 {
         assert_eq!(kind_of(&client, &user(page)).await, Some(MintErrorKind::Unauthorized));
@@ -125,25 +125,14 @@ async fn one_person_whom_released_refuses_does_not_close_the_portal_for_the_othe
 }
 
 #[tokio::test]
-async fn pages_that_queue_behind_a_wrong_secret_are_not_sent_after_it_was_refused() {
-    let released = FakeReleased::start().await.unwrap();
-    released.reply_always(Reply::status(401));
-    let client = released.client_builder().max_in_flight(6).queue_timeout(Duration::from_secs(60)).build().unwrap();
-    let users: Vec<User> = (0..1000).map(user).collect();
-    let kinds = join_all(users.iter().map(|user| kind_of(&client, user))).await;
-    assert!(all_unauthorized(&kinds), "{kinds:?}");
-    assert!(released.counts().requests <= 12, "{} calls", released.counts().requests);
-}
-
-#[tokio::test]
 async fn a_probe_that_nobody_polls_passes_on_after_the_deadline_and_a_second() {
     let released = FakeReleased::start().await.unwrap();
     let moment = Duration::from_millis(50);
     let client = released
         .client_builder()
-        .max_attempts(1)
+        .retry(once())
         .deadline(Duration::from_millis(500))
-        .circuit_open_for(moment, moment)
+        .circuit(open_for(moment))
         .build()
         .unwrap();
     released.reply_always(Reply::status(500));
@@ -244,7 +233,7 @@ fn a_subscriber_may_format_the_client_in_any_of_its_events() {
         runtime.block_on(async {
             let released = FakeReleased::start().await.unwrap();
             let moment = Duration::from_millis(50);
-            let client = released.client_builder().max_attempts(1).circuit_open_for(moment, moment).build().unwrap();
+            let client = released.client_builder().retry(once()).circuit(open_for(moment)).build().unwrap();
             assert!(curious.0.set(client.clone()).is_ok());
             released.reply_always(Reply::status(500));
             for _ in 0..5 {
@@ -270,8 +259,7 @@ async fn the_status_tells_of_an_outage_and_of_a_rotation() {
     let released = FakeReleased::start().await.unwrap();
     let (push, secret) = watch::channel(SharedSecret::new(released.shared_secret()).unwrap());
     let short = Duration::from_secs(1);
-    let client =
-        released.client_builder().secret_source(secret).max_attempts(1).circuit_open_for(short, short).build().unwrap();
+    let client = builder_with(&released, secret).retry(once()).circuit(open_for(short)).build().unwrap();
     let status = client.status();
     assert_eq!((status.circuit, status.mints_in_flight, status.secret_generation), (CircuitState::Closed, 0, 1));
     assert!(status.last_success.is_none() && status.last_error.is_none());

@@ -8,12 +8,11 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tower::ServiceExt;
+use tower_released::client::{ConfigErrorKind, TokenApi};
 use tower_released::testing::{AccessDenied, FakeReleased, Reply};
-use tower_released::{
-    ConfigError, InvalidEndpoint, InvalidSecret, MintError, MintErrorKind, ReleasedClient, TokenApi, User, UserId,
-};
+use tower_released::{MintError, MintErrorKind, ReleasedClient, User, UserId};
 
-use crate::support::ada;
+use crate::support::{ada, once, retry};
 
 #[tokio::test]
 async fn the_current_api_is_told_everything_about_the_user() {
@@ -132,7 +131,7 @@ async fn the_fake_is_as_strict_as_released() {
 #[tokio::test]
 async fn every_answer_has_its_kind() {
     let released = FakeReleased::start().await.unwrap();
-    let client = released.client_builder().max_attempts(1).build().unwrap();
+    let client = released.client_builder().retry(once()).build().unwrap();
     for (kind, reply) in [
         (MintErrorKind::Rejected, Reply::status(400)),
         (MintErrorKind::Unauthorized, Reply::status(401)),
@@ -326,19 +325,25 @@ fn a_wrong_configuration_is_told_before_any_call_and_without_the_secret() {
         let texts = format!("{error} {error:?}");
         assert!(!texts.contains("s3c"), "{texts}");
     }
-    assert!(matches!(errors[0], ConfigError::AccountId));
-    assert!(matches!(errors[2], ConfigError::Secret(InvalidSecret::Empty)));
-    assert!(matches!(errors[3], ConfigError::Secret(InvalidSecret::NotAscii)));
-    assert!(matches!(errors[4], ConfigError::Secret(InvalidSecret::ControlCharacter)));
-    assert!(matches!(errors[5], ConfigError::Endpoint(InvalidEndpoint::PlainHttp)));
-    assert!(matches!(errors[6], ConfigError::Endpoint(InvalidEndpoint::UserInfo)));
+    for (number, kind, cause) in [
+        (0, ConfigErrorKind::AccountId, "is empty"),
+        (2, ConfigErrorKind::Secret, "is empty"),
+        (3, ConfigErrorKind::Secret, "not ASCII"),
+        (4, ConfigErrorKind::Secret, "control character"),
+        (5, ConfigErrorKind::Endpoint, "must be https"),
+        (6, ConfigErrorKind::Endpoint, "user name"),
+    ] {
+        assert_eq!(errors[number].kind(), kind);
+        assert!(errors[number].to_string().contains(cause), "{}", errors[number]);
+    }
 }
 
 async fn listener_and_client(deadline: Duration) -> (TcpListener, ReleasedClient) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let endpoint = format!("http://{}/token", listener.local_addr().unwrap());
     let builder = ReleasedClient::builder("acc", "s3cret").endpoint(endpoint).deadline(deadline);
-    let client = builder.attempt_timeout(deadline).max_attempts(1).build().unwrap();
+    let retry = retry(|retry| (retry.max_attempts, retry.attempt_timeout) = (1, deadline));
+    let client = builder.retry(retry).build().unwrap();
     (listener, client)
 }
 

@@ -12,7 +12,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tower_released::{MintErrorKind, ReleasedClient, ReleasedClientBuilder, User};
+use tower_released::client::{ReleasedClientBuilder, RetryConfig};
+use tower_released::{MintErrorKind, ReleasedClient, User};
 
 use crate::leaks::{Log, forms};
 #[cfg(any(target_os = "linux", not(feature = "native-tls")))]
@@ -20,6 +21,7 @@ use crate::support::authority::Authority;
 #[cfg(not(feature = "native-tls"))]
 use crate::support::fault_server::reply;
 use crate::support::fault_server::{FaultServer, Read, Reset, Stall, Step, write};
+use crate::support::retry;
 
 const SECRET: &str = "s3cret-of-the-account";
 const EMAIL: &str = "ada.lovelace@example.com";
@@ -42,13 +44,12 @@ struct Case {
     has_system_error: Option<bool>,
 }
 
+fn once_within(time: Duration) -> RetryConfig {
+    retry(|retry| (retry.max_attempts, retry.attempt_timeout) = (1, time))
+}
+
 fn at(endpoint: String) -> ReleasedClientBuilder {
-    ReleasedClient::builder("acc", SECRET)
-        .endpoint(endpoint)
-        .deadline(LONG)
-        .attempt_timeout(LONG)
-        .connect_timeout(LONG)
-        .max_attempts(1)
+    ReleasedClient::builder("acc", SECRET).endpoint(endpoint).deadline(LONG).retry(once_within(LONG))
 }
 
 fn at_address(address: SocketAddr) -> ReleasedClientBuilder {
@@ -140,14 +141,14 @@ async fn a_broken_connection_says_how_it_broke() {
         ),
         case(
             "no answer",
-            at_address(stalled.address).attempt_timeout(Duration::from_millis(200)),
+            at_address(stalled.address).retry(once_within(Duration::from_millis(200))),
             MintErrorKind::Timeout,
             format!("no answer from {} in time", stalled.address),
             Some(false),
         ),
         case(
             "no handshake",
-            at_localhost(&stalled).connect_timeout(Duration::from_millis(200)),
+            at_localhost(&stalled),
             MintErrorKind::Timeout,
             format!("no answer from localhost:{} in time", stalled.address.port()),
             Some(false),

@@ -12,10 +12,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tower_released::client::ReleasedClientBuilder;
 use tower_released::testing::{FakeReleased, Reply};
-use tower_released::{MintErrorKind, ReleasedClient, ReleasedClientBuilder};
+use tower_released::{MintErrorKind, ReleasedClient};
 
-use crate::support::ada;
+use crate::support::{ada, circuit, open_for, retry};
 
 /// How long an attempt may take. Much longer than an answer takes, however busy the machine is.
 const ATTEMPT: Duration = Duration::from_secs(1);
@@ -131,8 +132,7 @@ fn builder(released: &FakeReleased, balancer: &Balancer) -> ReleasedClientBuilde
     released
         .client_builder()
         .endpoint(endpoint)
-        .attempt_timeout(ATTEMPT)
-        .connect_timeout(ATTEMPT)
+        .retry(retry(|retry| retry.attempt_timeout = ATTEMPT))
         .deadline(Duration::from_secs(30))
 }
 
@@ -204,7 +204,10 @@ async fn of_pages_one_after_the_other_the_first_alone_waits_for_a_dead_connectio
 async fn a_mint_that_is_not_retried_leaves_no_dead_connection_to_the_next() {
     let released = FakeReleased::start().await.unwrap();
     let balancer = Balancer::before(&released).await;
-    let client = builder(&released, &balancer).max_attempts(1).build().unwrap();
+    let client = builder(&released, &balancer)
+        .retry(retry(|retry| (retry.max_attempts, retry.attempt_timeout) = (1, ATTEMPT)))
+        .build()
+        .unwrap();
     fill_pool(&client, &released, &balancer, POOLED).await;
     balancer.fail_over();
     assert_eq!(mint(&client).await.0, Some(MintErrorKind::Timeout));
@@ -216,7 +219,11 @@ async fn a_probe_opens_a_new_connection() {
     let released = FakeReleased::start().await.unwrap();
     let balancer = Balancer::before(&released).await;
     let moment = Duration::from_millis(50);
-    let client = builder(&released, &balancer).max_attempts(1).circuit_open_for(moment, moment).build().unwrap();
+    let client = builder(&released, &balancer)
+        .retry(retry(|retry| (retry.max_attempts, retry.attempt_timeout) = (1, ATTEMPT)))
+        .circuit(open_for(moment))
+        .build()
+        .unwrap();
     fill_pool(&client, &released, &balancer, POOLED).await;
 
     released.reply_always(Reply::status(500));
@@ -245,9 +252,8 @@ async fn while_released_stalls_there_are_no_more_retries_than_the_budget_and_one
     let balancer = Balancer::before(&released).await;
     // Without the breaker, which would end it sooner.
     let client = builder(&released, &balancer)
-        .attempt_timeout(Duration::from_millis(500))
-        .circuit_opens_after(u32::MAX)
-        .circuit_opens_at(1.0, u32::MAX)
+        .retry(retry(|retry| retry.attempt_timeout = Duration::from_millis(500)))
+        .circuit(circuit(|circuit| (circuit.failures_in_a_row, circuit.of_at_least) = (u32::MAX, u32::MAX)))
         .build()
         .unwrap();
     fill_pool(&client, &released, &balancer, POOLED).await;

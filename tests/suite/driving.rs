@@ -25,7 +25,7 @@ use tower_released::{
 use tower_sessions::session::{Id, Record};
 use tower_sessions::{MemoryStore, Session, SessionManagerLayer, SessionStore, session_store};
 
-use crate::support::{ada, by_header};
+use crate::support::{ada, by_header, once, open_for};
 
 /// Far more than what is waited for takes; what hangs takes for ever.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -165,7 +165,7 @@ async fn a_page_that_leaves_the_probe_alone_does_not_keep_the_circuit_open() {
     for (way, timing) in WAYS {
         let released = FakeReleased::start().await.unwrap();
         let moment = Duration::from_millis(50);
-        let builder = released.client_builder().deadline(DEADLINE).max_attempts(1).circuit_open_for(moment, moment);
+        let builder = released.client_builder().deadline(DEADLINE).retry(once()).circuit(open_for(moment));
         let client = builder.build().unwrap();
         released.reply_always(Reply::status(500));
         for _ in 0..5 {
@@ -190,7 +190,7 @@ async fn a_hundred_and_twenty_eight_open_streams_do_not_end_all_minting() {
     let released = FakeReleased::start().await.unwrap();
     released.set_latency(Duration::from_secs(60));
     let moment = Duration::from_millis(50);
-    let builder = released.client_builder().deadline(Duration::from_secs(2)).circuit_open_for(moment, moment);
+    let builder = released.client_builder().deadline(Duration::from_secs(2)).circuit(open_for(moment));
     let client = builder.build().unwrap();
     let site = site(client.clone(), by_header(), Way::BodyAsksOnce, MintTiming::OnExtraction).await;
     let open = join_all((0..128).map(|_| site.visit("x-user: ada\r\n"))).await;

@@ -19,14 +19,14 @@ use http_body_util::BodyExt;
 use reqwest::dns::{Name, Resolve, Resolving};
 use tokio::net::TcpSocket;
 use tower::ServiceExt;
-use tower_released::{
-    AuthToken, MintError, MintErrorKind, ReleasedClient, ReleasedClientBuilder, ReleasedTokenLayer, User, resolver_fn,
-};
+use tower_released::client::{ReleasedClientBuilder, RetryConfig};
+use tower_released::{AuthToken, MintError, MintErrorKind, ReleasedClient, ReleasedTokenLayer, User, resolver_fn};
 
 use crate::leaks::{Log, forms};
 #[cfg(not(feature = "native-tls"))]
 use crate::support::authority::Authority;
 use crate::support::fault_server::{FaultServer, Read, Reset, Stall, Step, forever, reply, write};
+use crate::support::retry;
 
 const SECRET: &str = "s3cret-of-the-account";
 const EMAIL: &str = "ada.lovelace@example.com";
@@ -52,6 +52,17 @@ struct Limits {
 impl Limits {
     fn of(kind: MintErrorKind) -> Self {
         if kind == MintErrorKind::Timeout { STALLS } else { ANSWERS }
+    }
+
+    /// The budget is another test's; here every case may have all its attempts.
+    fn retry(self) -> RetryConfig {
+        retry(|retry| (retry.attempt_timeout, retry.budget) = (self.attempt, 2.0))
+    }
+
+    fn once(self) -> RetryConfig {
+        let mut retry = self.retry();
+        retry.max_attempts = 1;
+        retry
     }
 }
 
@@ -97,14 +108,8 @@ fn user() -> User {
 }
 
 fn builder(endpoint: String, kind: MintErrorKind) -> ReleasedClientBuilder {
-    let Limits { deadline, attempt } = Limits::of(kind);
-    // The budget is another test's; here every case may have all its attempts.
-    ReleasedClient::builder("acc", SECRET)
-        .endpoint(endpoint)
-        .deadline(deadline)
-        .attempt_timeout(attempt)
-        .connect_timeout(attempt)
-        .retry_budget(2.0)
+    let limits = Limits::of(kind);
+    ReleasedClient::builder("acc", SECRET).endpoint(endpoint).deadline(limits.deadline).retry(limits.retry())
 }
 
 /// Everything that somebody could read after a mint failed, in Rust and in a browser.
@@ -218,11 +223,8 @@ async fn a_black_hole_is_a_timeout() {
 
     // And it is the connection that times out, long before the attempt does.
     let start = Instant::now();
-    let client = builder(format!("http://{address}/token"), MintErrorKind::Connect)
-        .connect_timeout(Duration::from_millis(100))
-        .max_attempts(1)
-        .build()
-        .unwrap();
+    let client =
+        builder(format!("http://{address}/token"), MintErrorKind::Connect).retry(ANSWERS.once()).build().unwrap();
     assert_eq!(client.mint(&user()).await.unwrap_err().kind(), MintErrorKind::Timeout);
     assert!(start.elapsed() < ANSWERS.attempt);
 }
@@ -406,7 +408,7 @@ async fn a_connection_that_was_closed_while_idle_is_not_noticed() {
     let once = vec![Read, reply("200 OK", "\"a.b.c\"")];
     let server = FaultServer::start(vec![once]).await;
     let client = builder(format!("http://{}/token", server.address), MintErrorKind::Interrupted)
-        .max_attempts(1)
+        .retry(ANSWERS.once())
         .build()
         .unwrap();
     for _ in 0..5 {
@@ -425,7 +427,7 @@ async fn a_connection_that_breaks_under_its_second_request_costs_one_attempt() {
         let server = FaultServer::start(vec![script.clone()]).await;
         let endpoint = format!("http://{}/token", server.address);
 
-        let once = builder(endpoint.clone(), MintErrorKind::Interrupted).max_attempts(1).build().unwrap();
+        let once = builder(endpoint.clone(), MintErrorKind::Interrupted).retry(ANSWERS.once()).build().unwrap();
         once.mint(&user()).await.unwrap();
         assert_eq!(once.mint(&user()).await.unwrap_err().kind(), MintErrorKind::Interrupted);
 

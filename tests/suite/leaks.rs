@@ -15,7 +15,7 @@ use tower_released::{
 };
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::support::{ada, by_header, request_from_ada};
+use crate::support::{ada, by_header, once, request_from_ada};
 
 /// What the remote end writes, in all the places where it can.
 const REMOTE: &str = "remote-words";
@@ -82,7 +82,7 @@ pub(crate) fn forms(error: &dyn Error) -> String {
 async fn no_failure_tells_what_it_must_not() {
     let (log, _guard) = Log::capture();
     let released = FakeReleased::start().await.unwrap();
-    let client = released.client_builder().max_attempts(1).build().unwrap();
+    let client = released.client_builder().retry(once()).build().unwrap();
     let user = ada().with_name("Countess Lovelace");
     let layer = ReleasedTokenLayer::new(
         client.clone(),

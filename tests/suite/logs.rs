@@ -19,7 +19,7 @@ use tower_released::{
 use tower_sessions::{MemoryStore, Session, SessionManagerLayer};
 
 use crate::leaks::Log;
-use crate::support::{by_header, request_from_ada};
+use crate::support::{by_header, once, request_from_ada};
 
 /// Serves one page from Ada behind a layer with these two.
 async fn serve_one(minter: impl Minter, resolver: impl UserResolver) {
@@ -61,7 +61,7 @@ async fn pages_that_an_open_circuit_turns_away_are_not_warned_of() {
     let (log, _guard) = Log::capture();
     let released = FakeReleased::start().await.unwrap();
     released.reply_always(Reply::status(500));
-    let client = released.client_builder().max_attempts(1).build().unwrap();
+    let client = released.client_builder().retry(once()).build().unwrap();
     let page = service_fn(async |_: Request<()>| Ok::<_, BoxError>(Response::new(())));
     let service = ServiceBuilder::new().layer(ReleasedTokenLayer::new(client, by_header())).service(page);
     for _ in 0..50 {
@@ -149,7 +149,7 @@ async fn a_csp_layer_in_the_wrong_place_is_told_once() {
 #[tokio::test]
 async fn a_connection_that_fails_is_logged_with_its_cause_and_the_server() {
     let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let client = ReleasedClient::builder("acc", "s3cret").endpoint(format!("http://{closed}/")).max_attempts(1);
+    let client = ReleasedClient::builder("acc", "s3cret").endpoint(format!("http://{closed}/")).retry(once());
     let (log, _guard) = Log::capture_filtered("warn");
     serve_one(client.build().unwrap(), by_header()).await;
     let text = log.text();

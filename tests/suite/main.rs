@@ -18,6 +18,7 @@ mod embed;
 mod examples;
 mod extractors;
 mod faults;
+mod http_service;
 mod leaks;
 mod logs;
 #[cfg(feature = "metrics")]

@@ -10,13 +10,13 @@ use http::request::Parts;
 use http::{Request, Response};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use tower::ServiceExt;
+use tower_released::client::{SecretFile, SharedSecret};
 use tower_released::testing::{FakeReleased, Reply, StubMinter};
 use tower_released::{
-    BoxError, InvalidUser, MintError, MintErrorKind, MintTiming, ReleasedClient, ReleasedTokenLayer, SharedSecret,
-    User, resolver_fn,
+    BoxError, InvalidUser, MintError, MintErrorKind, MintTiming, ReleasedClient, ReleasedTokenLayer, User, resolver_fn,
 };
 
-use crate::support::{ada, by_header, request_from_ada};
+use crate::support::{ada, builder_with, by_header, once, open_for, request_from_ada};
 
 /// Every metric with its labels, and how often or how much.
 type Numbers = HashMap<String, f64>;
@@ -71,7 +71,7 @@ fn an_operator_can_tell_how_mints_end() {
 fn an_operator_can_tell_an_outage_from_too_much_traffic() {
     let numbers = measured(async || {
         let released = FakeReleased::start().await.unwrap();
-        let client = released.client_builder().max_attempts(1).build().unwrap();
+        let client = released.client_builder().retry(once()).build().unwrap();
         released.reply_always(Reply::status(500));
         mint(&client, 7).await;
         client
@@ -82,7 +82,7 @@ fn an_operator_can_tell_an_outage_from_too_much_traffic() {
 
     let numbers = measured(async || {
         let released = FakeReleased::start().await.unwrap();
-        let client = released.client_builder().max_in_flight(1).queue_timeout(Duration::ZERO).build().unwrap();
+        let client = released.client_builder().max_in_flight(1).build().unwrap();
         released.set_latency(Duration::from_secs(60));
         tokio::select! {
             () = mint(&client, 1) => panic!("the API takes a minute"),
@@ -98,7 +98,7 @@ fn an_operator_can_tell_an_outage_from_too_much_traffic() {
 
 /// A client that had five failures, of which the circuit opened.
 async fn open_client(released: &FakeReleased) -> ReleasedClient {
-    let client = released.client_builder().max_attempts(1).build().unwrap();
+    let client = released.client_builder().retry(once()).build().unwrap();
     released.reply_always(Reply::status(500));
     mint(&client, 6).await;
     released.recover();
@@ -153,7 +153,7 @@ fn an_operator_can_tell_why_mints_are_turned_away() {
         let released = FakeReleased::start().await.unwrap();
         let client = open_client(&released).await;
         let short = Duration::from_millis(50);
-        let recovered = released.client_builder().max_attempts(1).circuit_open_for(short, short).build().unwrap();
+        let recovered = released.client_builder().retry(once()).circuit(open_for(short)).build().unwrap();
         released.reply_always(Reply::status(500));
         mint(&recovered, 5).await;
         released.recover();
@@ -193,8 +193,8 @@ fn an_operator_can_see_that_a_rotation_arrived() {
         let released = FakeReleased::start().await.unwrap();
         let path = std::env::temp_dir().join(format!("tower-released-metrics-{}", std::process::id()));
         std::fs::write(&path, released.shared_secret()).unwrap();
-        let secret = tower_released::SecretFile::open(&path).unwrap();
-        let client = released.client_builder().secret_source(secret).build().unwrap();
+        let secret = SecretFile::open(&path).unwrap();
+        let client = builder_with(&released, secret).build().unwrap();
         std::fs::write(&path, released.rotate_secret()).unwrap();
         // Longer than a secret file is left alone after a look at it.
         tokio::time::sleep(Duration::from_millis(1100)).await;
@@ -211,7 +211,7 @@ fn no_label_tells_who_somebody_is() {
     let numbers = measured(async || {
         let released = FakeReleased::start().await.unwrap();
         mint(&released.client().unwrap(), 1).await;
-        mint(&released.client_builder().secret_source(secret).build().unwrap(), 1).await;
+        mint(&builder_with(&released, secret).build().unwrap(), 1).await;
     });
     let names: String = numbers.into_keys().collect();
     for forbidden in ["ada", "example.com", "s3cret", "acc_fake"] {

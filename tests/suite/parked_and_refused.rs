@@ -16,12 +16,15 @@ use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
+use tower_released::client::SecretFile;
 use tower_released::client::{CircuitReason, CircuitState};
 use tower_released::testing::{FakeReleased, Reply};
-use tower_released::{MintErrorKind, ReleasedClient, SecretFile, User};
+use tower_released::{MintErrorKind, ReleasedClient, User};
 
 use crate::leaks::Log;
-use crate::support::ada;
+#[cfg(feature = "metrics")]
+use crate::support::retry;
+use crate::support::{ada, builder_with, circuit, open_for};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -60,7 +63,7 @@ async fn a_parked_mint_gives_its_place_back_after_the_deadline_and_a_second() {
 async fn a_mint_that_is_parked_in_the_queue_does_not_take_a_place_with_it() {
     let released = FakeReleased::start().await.unwrap();
     released.set_latency(SECOND / 5);
-    let client = released.client_builder().max_in_flight(1).queue_timeout(SECOND / 20).build().unwrap();
+    let client = released.client_builder().max_in_flight(1).build().unwrap();
     let (first_user, parked_user) = (ada(), user(1));
     let mut first = pin!(client.mint(&first_user));
     park!(first);
@@ -76,7 +79,7 @@ async fn a_mint_that_is_parked_in_the_queue_does_not_take_a_place_with_it() {
 async fn one_person_who_is_refused_does_not_keep_the_refused_circuit_open_for_the_others() {
     let released = FakeReleased::start().await.unwrap();
     let moment = Duration::from_millis(50);
-    let client = released.client_builder().circuit_open_for(moment, moment).build().unwrap();
+    let client = released.client_builder().circuit(open_for(moment)).build().unwrap();
     released.reply_always(Reply::status(401));
     for page in 0..5 {
         assert_eq!(kind_of(&client, &user(page)).await, Some(MintErrorKind::Unauthorized));
@@ -128,8 +131,7 @@ async fn without_idle_connections_a_flood_of_interruptions_keeps_to_the_retry_bu
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let client = ReleasedClient::builder("account", "secret")
         .endpoint(format!("http://{}/", listener.local_addr().unwrap()))
-        .circuit_opens_after(u32::MAX)
-        .circuit_opens_at(1.0, u32::MAX)
+        .circuit(circuit(|circuit| (circuit.failures_in_a_row, circuit.of_at_least) = (u32::MAX, u32::MAX)))
         .deadline(Duration::from_secs(30))
         .build()
         .unwrap();
@@ -168,7 +170,7 @@ async fn without_idle_connections_a_flood_of_interruptions_keeps_to_the_retry_bu
 async fn mints_that_all_succeed_never_open_the_circuit() {
     let released = FakeReleased::start().await.unwrap();
     for part in [0.0, -1.0] {
-        let client = released.client_builder().circuit_opens_at(part, 20).build().unwrap();
+        let client = released.client_builder().circuit(circuit(|circuit| circuit.failing_part = part)).build().unwrap();
         for mint in 0..40 {
             assert_eq!(kind_of(&client, &ada()).await, None, "mint {mint}, of which a part of {part} may fail");
         }
@@ -186,7 +188,11 @@ fn a_hold_that_is_over_is_over_in_the_metrics_too() {
     metrics::with_local_recorder(&recorder, || {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
             let released = FakeReleased::start().await.unwrap();
-            let client = released.client_builder().max_retry_after(Duration::ZERO).build().unwrap();
+            let client = released
+                .client_builder()
+                .retry(retry(|retry| retry.longest_retry_after = Duration::ZERO))
+                .build()
+                .unwrap();
             released.reply_next(Reply::status(429).header("retry-after", "1"));
             assert_eq!(kind_of(&client, &ada()).await, Some(MintErrorKind::RateLimited));
             sleep(SECOND * 3 / 2).await;
@@ -253,8 +259,7 @@ fn a_secret_file_that_hangs_does_not_keep_the_server_from_ending() {
         runtime.block_on(async {
             let released = FakeReleased::start().await.unwrap();
             let file = Hanging::new("ends", &released.shared_secret());
-            let client =
-                released.client_builder().secret_source(SecretFile::open(file.path()).unwrap()).build().unwrap();
+            let client = builder_with(&released, SecretFile::open(file.path()).unwrap()).build().unwrap();
             assert_eq!(kind_of(&client, &ada()).await, None);
             file.hang();
             sleep(SECOND * 11 / 10).await;

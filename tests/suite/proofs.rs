@@ -8,12 +8,13 @@ use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use tower::{Layer, Service};
+use tower_released::client::SharedSecret;
 use tower_released::filter::navigations;
 use tower_released::middleware::{FailClosed, ReleasedTokenService};
 use tower_released::testing::{FakeReleased, StubMinter};
 use tower_released::{
-    AuthToken, MintError, Minter, PendingToken, ReleasedClient, ReleasedTokenLayer, SharedSecret, User, UserResolver,
-    from_extension, from_extractor,
+    AuthToken, MintError, Minter, PendingToken, ReleasedClient, ReleasedTokenLayer, User, UserResolver, from_extension,
+    from_extractor,
 };
 
 use crate::support::by_header;

@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use proptest::prelude::*;
 use tokio::sync::watch;
+use tower_released::client::{ConfigErrorKind, ReleasedClientBuilder, SecretFile, SharedSecret};
 use tower_released::testing::{FakeReleased, Reply};
-use tower_released::{
-    ConfigError, MintErrorKind, ReleasedClient, ReleasedClientBuilder, SecretFile, SecretFileError, SharedSecret, User,
-};
+use tower_released::{MintErrorKind, ReleasedClient, User};
 
 use crate::leaks::Log;
-use crate::support::ada;
 use crate::support::fault_server::{FaultServer, Read, Stall};
+use crate::support::{ada, builder_with, circuit, once, open_for, retry};
 
 async fn kind_of(client: &ReleasedClient) -> Option<MintErrorKind> {
     client.mint(&ada()).await.err().map(|error| error.kind())
@@ -22,7 +21,7 @@ async fn kind_of(client: &ReleasedClient) -> Option<MintErrorKind> {
 
 /// A client whose breaker opens for a moment only.
 fn with_short_breaker(released: &FakeReleased) -> ReleasedClientBuilder {
-    released.client_builder().max_attempts(1).circuit_open_for(Duration::from_millis(50), Duration::from_millis(50))
+    released.client_builder().retry(once()).circuit(open_for(Duration::from_millis(50)))
 }
 
 /// Mints until the breaker lets a mint through.
@@ -38,10 +37,7 @@ async fn first_that_is_let_through(client: &ReleasedClient) -> Option<MintErrorK
 #[tokio::test]
 async fn during_an_outage_mints_fail_at_once_and_after_it_one_probe_brings_them_back() {
     let released = FakeReleased::start().await.unwrap();
-    let client = with_short_breaker(&released)
-        .circuit_open_for(Duration::from_secs(60), Duration::from_secs(60))
-        .build()
-        .unwrap();
+    let client = with_short_breaker(&released).circuit(open_for(Duration::from_secs(60))).build().unwrap();
     released.reply_always(Reply::status(500));
     for _ in 0..5 {
         assert_eq!(kind_of(&client).await, Some(MintErrorKind::Unavailable));
@@ -98,7 +94,7 @@ async fn a_wrong_secret_is_not_an_outage() {
 async fn whoever_answers_with_4xx_is_there() {
     for status in [404, 408, 425] {
         let released = FakeReleased::start().await.unwrap();
-        let client = released.client_builder().max_attempts(1).build().unwrap();
+        let client = released.client_builder().retry(once()).build().unwrap();
         released.reply_always(Reply::status(status));
         for _ in 0..10 {
             assert_ne!(kind_of(&client).await, Some(MintErrorKind::CircuitOpen), "{status}");
@@ -109,7 +105,7 @@ async fn whoever_answers_with_4xx_is_there() {
 #[tokio::test]
 async fn a_probe_asks_once() {
     let released = FakeReleased::start().await.unwrap();
-    let client = with_short_breaker(&released).max_attempts(3).retry_budget(5.0).build().unwrap();
+    let client = with_short_breaker(&released).retry(retry(|retry| retry.budget = 5.0)).build().unwrap();
     released.reply_always(Reply::status(500));
     for _ in 0..5 {
         assert_eq!(kind_of(&client).await, Some(MintErrorKind::Unavailable));
@@ -140,15 +136,15 @@ async fn the_longest_durations_are_no_panic() {
     let released = FakeReleased::start().await.unwrap();
     let client = released
         .client_builder()
-        .max_attempts(1)
         .deadline(Duration::MAX)
-        .attempt_timeout(Duration::MAX)
-        .connect_timeout(Duration::MAX)
-        .queue_timeout(Duration::MAX)
-        .pool_idle_timeout(Duration::MAX)
-        .pauses(Duration::MAX, Duration::MAX)
-        .max_retry_after(Duration::MAX)
-        .circuit_open_for(Duration::MAX, Duration::MAX)
+        .retry(retry(|retry| {
+            retry.max_attempts = 1;
+            retry.attempt_timeout = Duration::MAX;
+            retry.first_pause = Duration::MAX;
+            retry.longest_pause = Duration::MAX;
+            retry.longest_retry_after = Duration::MAX;
+        }))
+        .circuit(open_for(Duration::MAX))
         .build()
         .unwrap();
     assert_eq!(kind_of(&client).await, None);
@@ -162,7 +158,7 @@ async fn the_longest_durations_are_no_panic() {
 async fn a_mint_is_sent_again_for_a_changed_secret_once() {
     let released = FakeReleased::start().await.unwrap();
     let (push, secret) = watch::channel(SharedSecret::new("the first").unwrap());
-    let client = released.client_builder().secret_source(secret).retry_budget(5.0).build().unwrap();
+    let client = builder_with(&released, secret).retry(retry(|retry| retry.budget = 5.0)).build().unwrap();
     // Every answer comes after another rotation.
     for status in [401, 503, 401, 503] {
         released.reply_next(Reply::status(status));
@@ -226,7 +222,12 @@ async fn a_flood_of_failures_does_not_become_a_larger_one() {
     let released = FakeReleased::start().await.unwrap();
     released.reply_always(Reply::status(503));
     // Without the breaker, which would end it sooner.
-    let client = released.client_builder().circuit_opens_after(u32::MAX).max_in_flight(1000).build().unwrap();
+    let client = released
+        .client_builder()
+        .circuit(circuit(|circuit| circuit.failures_in_a_row = u32::MAX))
+        .max_in_flight(1000)
+        .build()
+        .unwrap();
     let mints = 19; // fewer than the rate is taken of
     join_all((0..mints).map(|_| kind_of(&client))).await;
     let extra = released.counts().requests - mints;
@@ -240,8 +241,7 @@ async fn the_129th_mint_in_flight_is_turned_away_at_once() {
     let client = ReleasedClient::builder("acc", "s3cret")
         .endpoint(endpoint)
         .deadline(Duration::from_secs(60))
-        .attempt_timeout(Duration::from_secs(60))
-        .connect_timeout(Duration::from_secs(60))
+        .retry(retry(|retry| retry.attempt_timeout = Duration::from_secs(60)))
         .build()
         .unwrap();
     let user = ada();
@@ -326,7 +326,7 @@ impl Drop for Directory {
 }
 
 fn with_file(released: &FakeReleased, path: &Path) -> ReleasedClient {
-    released.client_builder().secret_source(SecretFile::open(path).unwrap()).build().unwrap()
+    builder_with(&released, SecretFile::open(path).unwrap()).build().unwrap()
 }
 
 /// Longer than a secret file is left alone after a look at it.
@@ -379,8 +379,8 @@ async fn a_hundred_refusals_at_once_are_one_look_at_the_file() {
     // However busy the machine is, a hundred mints at once must all have their time.
     let minute = Duration::from_secs(60);
     let secret = SecretFile::open(directory.file(released.shared_secret())).unwrap();
-    let builder = released.client_builder().secret_source(secret).deadline(minute).attempt_timeout(minute);
-    let client = builder.connect_timeout(minute).build().unwrap();
+    let retry = retry(|retry| retry.attempt_timeout = minute);
+    let client = builder_with(&released, secret).deadline(minute).retry(retry).build().unwrap();
     directory.file(released.rotate_secret());
     until_the_file_may_be_read_again().await;
 
@@ -435,16 +435,18 @@ fn a_secret_file_must_be_good_when_the_client_is_built() {
     let directory = Directory::new("built");
     let missing = directory.0.join("missing");
     let error = SecretFile::open(&missing).unwrap_err();
-    let not_found = SecretFileError::Unreadable(std::io::ErrorKind::NotFound);
-    assert!(matches!(&error, ConfigError::SecretFile { path, error } if *path == missing && *error == not_found));
+    assert_eq!(error.kind(), ConfigErrorKind::SecretFile);
+    assert!(error.to_string().contains("the secret file cannot be read: entity not found"), "{error}");
     assert!(error.to_string().contains(missing.to_str().unwrap()), "{error}");
     for content in [&b""[..], b"\n", b"s3cret\xff", b"s3c\0ret", b"s3cret\r\ns3cret"] {
         let error = SecretFile::open(directory.file(content)).unwrap_err();
-        assert!(matches!(error, ConfigError::SecretFile { error: SecretFileError::Invalid(_), .. }), "{error}");
+        assert_eq!(error.kind(), ConfigErrorKind::SecretFile);
+        assert!(error.to_string().contains("the secret file has no valid secret in it"), "{error}");
         assert!(!format!("{error} {error:?}").contains("s3c"), "{error}");
     }
     let error = SecretFile::open(directory.file("x".repeat(17 * 1024))).unwrap_err();
-    assert!(matches!(error, ConfigError::SecretFile { error: SecretFileError::TooLong, .. }));
+    assert_eq!(error.kind(), ConfigErrorKind::SecretFile);
+    assert!(error.to_string().contains("longer than 16 KiB"), "{error}");
     assert!(SecretFile::open(directory.file(" s3cret\r\n")).is_ok());
     assert!(!format!("{:?}", SecretFile::open(directory.file("s3cret")).unwrap()).contains("s3cret"));
 }
@@ -453,7 +455,7 @@ fn a_secret_file_must_be_good_when_the_client_is_built() {
 async fn a_secret_that_the_application_pushes_is_used_at_once() {
     let released = FakeReleased::start().await.unwrap();
     let (push, secret) = watch::channel(SharedSecret::new(released.shared_secret()).unwrap());
-    let client = released.client_builder().secret_source(secret).build().unwrap();
+    let client = builder_with(&released, secret).build().unwrap();
     assert_eq!(kind_of(&client).await, None);
 
     push.send_replace(SharedSecret::new(released.rotate_secret()).unwrap());
@@ -478,7 +480,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let released = FakeReleased::start().await.unwrap();
-            let client = released.client_builder().circuit_opens_after(u32::MAX).build().unwrap();
+            let client = released.client_builder().circuit(circuit(|circuit| circuit.failures_in_a_row = u32::MAX)).build().unwrap();
             let got = join_all(visits.iter().enumerate().map(async |(number, (user, latency, gives_up))| {
                 tokio::time::sleep(Duration::from_millis(*latency)).await;
                 released.set_latency(Duration::from_millis(*latency));

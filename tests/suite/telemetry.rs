@@ -5,7 +5,7 @@ use std::time::Duration;
 use tower_released::testing::{FakeReleased, Reply};
 
 use crate::leaks::Log;
-use crate::support::ada;
+use crate::support::{ada, once, retry};
 
 /// The spans that were closed, with all their fields.
 fn closed_spans<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
@@ -54,7 +54,8 @@ async fn an_attempt_that_runs_into_its_time_limit_is_an_error_and_a_page_that_we
     let (log, _guard) = Log::capture_filtered("tower_released=trace");
     let released = FakeReleased::start().await.unwrap();
     released.set_latency(Duration::from_secs(60));
-    let client = released.client_builder().max_attempts(1).attempt_timeout(Duration::from_millis(200)).build().unwrap();
+    let soon = retry(|retry| (retry.max_attempts, retry.attempt_timeout) = (1, Duration::from_millis(200)));
+    let client = released.client_builder().retry(soon).build().unwrap();
     client.mint(&ada()).await.unwrap_err();
     let text = log.text();
     let [exchange] = closed_spans(&text, "POST{")[..] else { panic!("{text}") };
@@ -102,7 +103,7 @@ async fn a_mint_that_succeeds_is_silent_at_the_level_of_info() {
 async fn an_operator_can_tell_a_wrong_secret_from_an_outage_from_a_request_to_slow_down() {
     let (log, _guard) = Log::capture();
     let released = FakeReleased::start().await.unwrap();
-    let client = released.client_builder().max_attempts(1).build().unwrap();
+    let client = released.client_builder().retry(once()).build().unwrap();
 
     let mint = async || client.mint(&ada()).await.unwrap_err().to_string();
     released.reply_next(Reply::status(401));
@@ -115,7 +116,7 @@ async fn an_operator_can_tell_a_wrong_secret_from_an_outage_from_a_request_to_sl
     assert!(log.text().contains("Released keeps failing; mints fail at once until a probe succeeds"), "{}", log.text());
     assert!(mint().await.contains("tries again by itself"));
 
-    let client = released.client_builder().max_attempts(1).build().unwrap();
+    let client = released.client_builder().retry(once()).build().unwrap();
     released.reply_always(Reply::status(429).header("retry-after", "20"));
     assert!(client.mint(&ada()).await.unwrap_err().to_string().contains("mint_when(navigations)"));
     assert!(log.text().contains("Released asked to wait; mints fail at once until then"), "{}", log.text());

@@ -6,6 +6,7 @@ pub(crate) mod fault_server;
 use std::convert::Infallible;
 use std::future::ready;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use axum::routing::get;
 use futures_util::FutureExt;
@@ -21,8 +22,12 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::metadata::{AsciiMetadataKey, MetadataMap};
 use tower::ServiceBuilder;
 use tower::util::BoxCloneSyncService;
+use tower_released::client::{CircuitConfig, ReleasedClientBuilder, RetryConfig, SecretSource};
 use tower_released::middleware::FailClosed;
-use tower_released::{AuthToken, BoxError, PendingToken, ReleasedTokenLayer, User, UserResolver, resolver_fn};
+use tower_released::testing::FakeReleased;
+use tower_released::{
+    AuthToken, BoxError, PendingToken, ReleasedClient, ReleasedTokenLayer, User, UserResolver, resolver_fn,
+};
 
 use self::roadmap::roadmap_client::RoadmapClient;
 use self::roadmap::roadmap_server::{Roadmap, RoadmapServer};
@@ -32,6 +37,35 @@ use self::roadmap::{PortalReply, PortalRequest};
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
 #[path = "../../../examples/tonic/roadmap.rs"]
 mod roadmap;
+
+/// The defaults of retries, but for this.
+pub(crate) fn retry(change: impl FnOnce(&mut RetryConfig)) -> RetryConfig {
+    let mut retry = RetryConfig::default();
+    change(&mut retry);
+    retry
+}
+
+/// The defaults of the circuit breaker, but for this.
+pub(crate) fn circuit(change: impl FnOnce(&mut CircuitConfig)) -> CircuitConfig {
+    let mut circuit = CircuitConfig::default();
+    change(&mut circuit);
+    circuit
+}
+
+/// No retries.
+pub(crate) fn once() -> RetryConfig {
+    retry(|retry| retry.max_attempts = 1)
+}
+
+/// A circuit breaker that stays open for so long, at first and at most.
+pub(crate) fn open_for(time: Duration) -> CircuitConfig {
+    circuit(|circuit| (circuit.first_open, circuit.longest_open) = (time, time))
+}
+
+/// A client of this Released, with a secret from elsewhere.
+pub(crate) fn builder_with(released: &FakeReleased, secret: impl Into<SecretSource>) -> ReleasedClientBuilder {
+    ReleasedClient::builder(released.account_id(), secret).endpoint(released.impersonation_url())
+}
 
 /// The layer that the stacks are given.
 pub(crate) enum Layer {

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use http::Uri;
 use tower::{BoxError, Service};
 
-use super::failure::causes;
+use crate::client::failure::causes;
 
 /// What is done to open a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,20 +1,20 @@
-//! Where the shared secret comes from, and how it is rotated without a restart.
+//! A file with the shared secret in it, which is rotated without a restart.
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use zeroize::Zeroizing;
 
+use super::config_error::ConfigError;
 use super::secret::{InvalidSecret, SharedSecret};
-use crate::telemetry::{info, warn};
+use crate::telemetry::warn;
 
 /// How often a secret file is looked at. By content, for Kubernetes swaps symbolic links, which nothing reports.
 const LOOK_AFTER: Duration = Duration::from_secs(30);
@@ -41,105 +41,6 @@ const EXTRA_READ_AFTER: Duration = Duration::from_secs(10 * 60);
 /// The longest file that is read, in bytes. Secrets are much shorter.
 const MAX_FILE_BYTES: u64 = 16 * 1024;
 
-/// Where a [`ReleasedClient`](crate::ReleasedClient) takes its secret from: a [`SharedSecret`] that never changes, a
-/// [`SecretFile`], or a `tokio::sync::watch::Receiver<SharedSecret>` into which the application pushes.
-///
-/// # Example
-///
-/// ```
-/// use tokio::sync::watch;
-/// use tower_released::{ReleasedClient, SharedSecret};
-///
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let (rotate, secret) = watch::channel(SharedSecret::new("the first")?);
-/// # #[cfg(any(feature = "rustls", feature = "native-tls"))]
-/// let released = ReleasedClient::builder("account", "").secret_source(secret).build()?;
-/// # #[cfg(not(any(feature = "rustls", feature = "native-tls")))] drop(secret);
-/// rotate.send_replace(SharedSecret::new("the second")?);
-/// # Ok(()) }
-/// ```
-#[derive(Clone, Debug)]
-pub struct SecretSource {
-    source: Source,
-    /// The one that was last used, to tell when another comes.
-    in_use: Arc<Mutex<Option<SharedSecret>>>,
-    /// How often another one came.
-    changes: Arc<AtomicU64>,
-}
-
-#[derive(Clone, Debug)]
-enum Source {
-    Fixed(SharedSecret),
-    File(Arc<SecretFile>),
-    Pushed(watch::Receiver<SharedSecret>),
-}
-
-impl From<SharedSecret> for SecretSource {
-    fn from(secret: SharedSecret) -> Self {
-        Self::new(Source::Fixed(secret))
-    }
-}
-
-impl From<SecretFile> for SecretSource {
-    fn from(file: SecretFile) -> Self {
-        Self::new(Source::File(Arc::new(file)))
-    }
-}
-
-impl From<watch::Receiver<SharedSecret>> for SecretSource {
-    fn from(receiver: watch::Receiver<SharedSecret>) -> Self {
-        Self::new(Source::Pushed(receiver))
-    }
-}
-
-impl SecretSource {
-    fn new(source: Source) -> Self {
-        Self { source, in_use: Arc::default(), changes: Arc::default() }
-    }
-
-    /// The secret as it is known now. Nobody waits for a file.
-    pub(crate) fn current(&self) -> SharedSecret {
-        match &self.source {
-            Source::Fixed(secret) => secret.clone(),
-            Source::File(file) => self.noted(|| file.current()),
-            Source::Pushed(receiver) => self.noted(|| receiver.borrow().clone()),
-        }
-    }
-
-    /// Looks for another secret than the one that Released refused.
-    pub(crate) async fn other_than(&self, refused: &SharedSecret) -> Option<SharedSecret> {
-        if let Source::File(file) = &self.source {
-            file.after_refusal(refused).await;
-        }
-        Some(self.current()).filter(|secret| secret != refused)
-    }
-
-    /// 1 for the first secret, and one more for each change that was seen.
-    pub(crate) fn generation(&self) -> u64 {
-        self.changes.load(Ordering::Relaxed) + 1
-    }
-
-    /// Reads the secret, and says so if it is another one than before.
-    fn noted(&self, read: impl FnOnce() -> SharedSecret) -> SharedSecret {
-        let (secret, is_changed) = {
-            // Read under the lock: of two mints during a rotation, the one that read first must not be the last to note.
-            let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
-            let secret = read();
-            let is_changed = in_use.as_ref().is_some_and(|before| *before != secret);
-            if is_changed || in_use.is_none() {
-                *in_use = Some(secret.clone());
-            }
-            (secret, is_changed)
-        };
-        if is_changed {
-            self.changes.fetch_add(1, Ordering::Relaxed);
-            info!("the shared secret was changed, and the new one is used from now on");
-            super::metrics::secret_changed();
-        }
-        secret
-    }
-}
-
 /// A file with the shared secret in it, such as a mounted Kubernetes or Docker secret.
 ///
 /// It is read again in the background: every 30 seconds, when a mint is asked for, and when Released answers 401. So a
@@ -152,11 +53,12 @@ impl SecretSource {
 /// # Example
 ///
 /// ```no_run
-/// use tower_released::{ReleasedClient, SecretFile};
+/// use tower_released::ReleasedClient;
+/// use tower_released::client::SecretFile;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let secret = SecretFile::open("/run/secrets/released")?;
-/// let released = ReleasedClient::builder("account", "").secret_source(secret).build()?;
+/// let released = ReleasedClient::new("account", secret)?;
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
@@ -185,12 +87,14 @@ impl SecretFile {
     ///
     /// # Errors
     ///
-    /// If it cannot be read, or there is no secret in it.
-    pub fn open(path: impl Into<PathBuf>) -> Result<Self, super::ConfigError> {
+    /// [`ConfigErrorKind::SecretFile`](super::ConfigErrorKind::SecretFile) if the file cannot be read, is longer than 16 KiB, or
+    /// holds no valid secret. The text shows the path only if it names a file or is in an existing folder: otherwise it may be
+    /// the secret itself.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, ConfigError> {
         let path = path.into();
         let secret = match read(&path) {
             Ok(secret) => secret,
-            Err(error) => return Err(super::ConfigError::SecretFile { path, error }),
+            Err(error) => return Err(ConfigError::secret_file(path, error)),
         };
         let state = Mutex::new(State {
             secret,
@@ -201,12 +105,14 @@ impl SecretFile {
         Ok(Self { path, state, looked: Notify::new(), reads: Arc::new(Semaphore::new(MOST_READS)) })
     }
 
-    fn current(self: &Arc<Self>) -> SharedSecret {
+    /// Returns the secret that was last read. A mint does not wait for the file.
+    pub(crate) fn current(self: &Arc<Self>) -> SharedSecret {
         self.look_if_older_than(LOOK_AFTER);
         self.state().secret.clone()
     }
 
-    async fn after_refusal(self: &Arc<Self>, refused: &SharedSecret) -> SharedSecret {
+    /// Returns the secret after a look at the file, which a mint waits for at most half a second.
+    pub(crate) async fn after_refusal(self: &Arc<Self>, refused: &SharedSecret) -> SharedSecret {
         // Before the look, or its end could be missed.
         let mut looked = pin!(self.looked.notified());
         looked.as_mut().enable();
@@ -338,8 +244,7 @@ fn read(path: &Path) -> Result<SharedSecret, SecretFileError> {
 
 /// Why there is no secret to be had from a secret file. None of the texts holds anything of its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SecretFileError {
+pub(crate) enum SecretFileError {
     /// It cannot be read.
     Unreadable(io::ErrorKind),
     /// It was not read within 10 seconds.
@@ -626,30 +531,5 @@ mod tests {
         let found = source.state().secret.clone();
         pipe.end_all_reads(&source, "");
         assert_eq!(found, secret("the new secret"));
-    }
-
-    /// Two mints: one reads the secret just before a rotation, the other just after, and the first is the last to say so.
-    #[test]
-    fn every_rotation_is_told_once() {
-        const ROTATIONS: u64 = 300;
-        let (push, receiver) = watch::channel(secret("number 0"));
-        let source = SecretSource::from(receiver);
-        source.current();
-        let stop = std::sync::atomic::AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    while !stop.load(Ordering::Relaxed) {
-                        source.current();
-                    }
-                });
-            }
-            for number in 1..=ROTATIONS {
-                push.send_replace(secret(&format!("number {number}")));
-                std::thread::sleep(Duration::from_millis(3));
-            }
-            stop.store(true, Ordering::Relaxed);
-        });
-        assert!(source.generation() <= ROTATIONS + 1, "{} changes of {ROTATIONS}", source.generation() - 1);
     }
 }

@@ -1,0 +1,117 @@
+//! Hyper's client, which is used by default, and its pools of connections.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+#[cfg(any(feature = "rustls", feature = "native-tls"))]
+use http::{HeaderMap, HeaderValue, header};
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::client::legacy::connect::Connect;
+#[cfg(any(feature = "rustls", feature = "native-tls"))]
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::legacy::{self, Builder, Client, ResponseFuture};
+#[cfg(any(feature = "rustls", feature = "native-tls"))]
+use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tower::Service;
+
+use super::Transport;
+#[cfg(any(feature = "rustls", feature = "native-tls"))]
+use super::connector::Tcp;
+use super::connector::{Within, tcp};
+#[cfg(any(feature = "rustls", feature = "native-tls"))]
+use super::stage::Stage;
+#[cfg(any(feature = "rustls", feature = "native-tls"))]
+use super::tls::Tls;
+use crate::client::config_error::{Cause, ConfigError};
+use crate::client::endpoint::Endpoint;
+use crate::client::pool::Pools;
+
+/// The longest head of an answer, in bytes.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// How long a connection may take to open: DNS, TCP, a proxy and TLS. On a working network they take a fraction of this, and the
+/// attempt (1.5 seconds) ends before a second try could.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long an idle connection is kept: less than load balancers do, which is 60 seconds or more.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How many idle connections are kept: a quarter of the mints that may be in flight by default.
+pub(crate) const MAX_IDLE: usize = 32;
+
+/// What the client is called. An application's own has a name of its own.
+pub(crate) const USER_AGENT: &str = concat!("tower-released/", env!("CARGO_PKG_VERSION"));
+
+/// Over hyper, to this endpoint and to nowhere else: clients that share everything but their connections.
+pub(crate) fn pools(endpoint: &Endpoint) -> Result<Pools, ConfigError> {
+    let tcp = tcp(CONNECT_TIMEOUT);
+    if !endpoint.is_https() {
+        return Ok(over(tcp));
+    }
+    #[cfg(any(feature = "rustls", feature = "native-tls"))]
+    return over_tls(tcp, endpoint);
+    #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
+    Err(Cause::NoTls.into())
+}
+
+#[cfg(any(feature = "rustls", feature = "native-tls"))]
+fn over_tls(tcp: Tcp, endpoint: &Endpoint) -> Result<Pools, ConfigError> {
+    let tls = Tls::new()?;
+    // A proxy has no business with this machine's own addresses.
+    let proxy = if endpoint.is_loopback() { None } else { Matcher::from_system().intercept(endpoint.uri()) };
+    let Some(proxy) = proxy else { return Ok(over(Stage::Tls.of(tls.to_released(tcp)))) };
+    if !matches!(proxy.uri().scheme_str(), Some("http" | "https")) {
+        return Err(Cause::Proxy.into());
+    }
+    let mut tunnel = Tunnel::new(proxy.uri().clone(), tls.to_proxy(tcp))
+        .with_headers(HeaderMap::from_iter([(header::USER_AGENT, HeaderValue::from_static(USER_AGENT))]));
+    if let Some(authorization) = proxy.basic_auth() {
+        tunnel = tunnel.with_auth(authorization.clone());
+    }
+    Ok(over(Stage::Tls.of(tls.to_released(Stage::Proxy.of(tunnel)))))
+}
+
+fn over<C>(connector: C) -> Pools
+where
+    C: Clone + Send + Sync + 'static,
+    Within<C>: Connect,
+{
+    let connector = Within { connector, limit: CONNECT_TIMEOUT };
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1_max_buf_size(MAX_HEAD_BYTES)
+        // One small buffer for head and body costs less than two that the kernel puts together.
+        .http1_writev(false)
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(MAX_IDLE);
+    Pools::of(move || Transport::new(Hyper(Arc::new(builder.build(connector.clone())))))
+}
+
+/// Hyper's client, whose clones share all of it. Its own clones copy the connector.
+struct Hyper<C>(Arc<Client<C, Full<Bytes>>>);
+
+impl<C> Clone for Hyper<C> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<C: Connect + Clone + Send + Sync + 'static> Service<Request<Full<Bytes>>> for Hyper<C> {
+    type Response = Response<Incoming>;
+    type Error = legacy::Error;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), legacy::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Full<Bytes>>) -> ResponseFuture {
+        self.0.request(request)
+    }
+}
