@@ -6,9 +6,9 @@ use http::{HeaderMap, HeaderValue, Response};
 use super::grpc::has_grpc_content;
 use crate::telemetry::warn;
 
-/// Headers that a cache could go by although `Cache-Control` says no: validators, HTTP/1.0's expiry, and what CDNs and
-/// proxies heed in its stead (Edge Architecture, Akamai, nginx). `CDN-Cache-Control` and what is called after it (RFC 9213,
-/// section 3.1) go by their end.
+/// Headers that a cache could use although `Cache-Control` forbids it: validators, HTTP/1.0's expiry, and the headers that CDNs
+/// and proxies use instead (Edge Architecture, Akamai, nginx). `CDN-Cache-Control` and its relatives (RFC 9213, section 3.1)
+/// are recognised by the end of their name.
 static REMOVED: [HeaderName; 6] = [
     ETAG,
     LAST_MODIFIED,
@@ -18,27 +18,32 @@ static REMOVED: [HeaderName; 6] = [
     HeaderName::from_static("x-accel-expires"),
 ];
 
-/// What becomes of the cache headers of a response that may carry a token.
+/// Says what the layer does with the cache headers of a response that may carry a token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CacheControl {
-    /// `Cache-Control: private, no-store`, and no `ETag`, `Last-Modified`, `Expires` or directions to CDNs: a cache that
-    /// kept the page would serve one user's token to others. A handler's own `public` or `s-maxage` is overridden,
-    /// with a `tracing` event. gRPC responses are left alone.
+    /// Sets `Cache-Control: private, no-store`, and removes `ETag`, `Last-Modified`, `Expires` and the headers that direct
+    /// CDNs. Otherwise a cache could serve one user's token to others.
+    ///
+    /// A handler's own `public` or `s-maxage` is replaced, and a `tracing` event says so. gRPC responses are not changed.
+    ///
+    /// # Conditional requests
     ///
     /// With [`MintTiming::BeforeHandler`](crate::MintTiming::BeforeHandler), a GET or HEAD for a document that gets a token
     /// also loses `If-None-Match` and `If-Modified-Since`, so that no 304 brings back a page from before the user signed in.
-    /// All other requests keep their conditions. With the other timings nobody knows in time, so let a page have no `ETag`
-    /// if it is another one for users who are signed in.
+    /// All other requests keep their conditions.
+    ///
+    /// With the other timings, the handler runs before the layer knows whether there is a token. Then send no `ETag` with a
+    /// page that differs for signed-in users.
     #[default]
     NoStore,
-    /// Leaves the response's cache headers and the request's conditions as they are. Choose it only where nothing between
-    /// the handler and the user caches.
+    /// Leaves the response's cache headers and the request's conditions as they are. Choose it only if nothing between the
+    /// handler and the user caches.
     Unchanged,
 }
 
-/// In the extensions of a response that may carry an auth token.
+/// Marks a response that may carry an auth token, in the response's extensions.
 ///
-/// The token layer puts it there for layers further out, such as [`CspLayer`](crate::embed::csp::CspLayer).
+/// The token layer adds it for layers further out, such as [`CspLayer`](crate::embed::csp::CspLayer).
 ///
 /// # Example
 ///
@@ -55,7 +60,7 @@ pub enum CacheControl {
 #[non_exhaustive]
 pub struct CarriesToken;
 
-/// Says that a response may carry a token, to layers further out and to caches.
+/// Marks a response that may carry a token, for layers further out and for caches.
 pub(crate) fn mark<B>(response: &mut Response<B>, cache_control: CacheControl) {
     response.extensions_mut().insert(CarriesToken);
     if cache_control == CacheControl::NoStore {
@@ -63,7 +68,7 @@ pub(crate) fn mark<B>(response: &mut Response<B>, cache_control: CacheControl) {
     }
 }
 
-/// Says `private, no-store`, and removes what says otherwise.
+/// Sets `private, no-store`, and removes headers that say otherwise.
 fn forbid(headers: &mut HeaderMap) {
     // Nothing caches gRPC, and its clients would see the header as metadata.
     if has_grpc_content(headers) {
@@ -73,7 +78,7 @@ fn forbid(headers: &mut HeaderMap) {
         warn!("the handler made a response public that may carry an auth token; it is `private, no-store` now");
     }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
-    // There are few, and most often none of these, so that one look at all is less than a search for each.
+    // Most often there are none of these, so one look at all headers costs less than a search for each.
     while let Some(name) = headers.keys().find(|name| directs_caches(name)).cloned() {
         headers.remove(name);
     }
@@ -86,8 +91,8 @@ fn directs_caches(name: &HeaderName) -> bool {
 /// Removes the conditions of a request for a document: the browser may have kept a page from before the user signed in, and
 /// a 304 would show it again.
 ///
-/// `Range` and `If-Range` stay: what they get is a part of today's page, or all of it. The conditions of every other request
-/// stay, too: without its `If-None-Match: *`, a `PUT` overwrites what it was to protect (RFC 9110, section 13.1.2).
+/// `Range` and `If-Range` stay: they return a part of today's page, or all of it. The conditions of every other request
+/// also stay: without its `If-None-Match: *`, a `PUT` would overwrite what exists (RFC 9110, section 13.1.2).
 pub(crate) fn make_unconditional(headers: &mut HeaderMap) {
     for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE] {
         headers.remove(name);

@@ -1,4 +1,4 @@
-//! What a layer was told, shared by all its services.
+//! The settings of a layer, shared by all its services.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,16 +8,16 @@ use http::request::Parts;
 use super::cache::CacheControl;
 use crate::pending::Mint;
 
-/// When the token is minted, relative to the handler.
+/// Says when the token is minted, relative to the handler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MintTiming {
-    /// Before the handler, which starts with the token. The page takes as long as both in turn.
+    /// Before the handler, which starts with the token. The page takes as long as the mint and the handler together.
     #[default]
     BeforeHandler,
-    /// While inner middleware and the handler run, in the same task. The page takes as long as the slower of the two,
-    /// if the handler asks for its token late: take [`PendingToken`](crate::PendingToken) and await it last.
+    /// While inner middleware and the handler run, in the same task. The page takes as long as the slower of the two, if the
+    /// handler takes [`PendingToken`](crate::PendingToken) and awaits it last.
     AlongsideHandler,
-    /// When a handler asks for the token, and not at all if none does. For pages that seldom need one.
+    /// When a handler asks for the token. If no handler asks, nothing is minted. For pages that seldom need a token.
     OnExtraction,
 }
 
