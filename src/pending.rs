@@ -1,8 +1,8 @@
 //! The promise of a token, one to a request.
 //!
-//! A mint that was started is always driven to its end by somebody: by the response future until the response's head
-//! leaves, and then, while a body still holds the promise, by a task of its own. Half polled and left alone, a mint would
-//! keep what it holds: a place among those in flight, a session's lock, a pooled connection.
+//! A mint that was started is always driven to its end: by the response future until the response's head leaves, and then,
+//! while a body still holds the promise, by a task of its own. A mint that is polled once and then never again would keep
+//! what it holds: a place among those in flight, a session's lock, a pooled connection.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -18,17 +18,19 @@ use crate::token::AuthToken;
 /// How a mint ends: with a token, with nobody to mint for, or with an error.
 pub(crate) type Outcome = Result<Option<AuthToken>, MintError>;
 
-/// A mint, from the resolver to the token, that nobody needs to name.
+/// A mint, from the resolver to the token, as a boxed future.
 pub(crate) type Mint = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
-/// The token of one request, minted or not yet.
+/// Promises the token of one request. [`get`](Self::get) waits for it.
 ///
-/// The layer puts it into the request's extensions whatever the [`MintTiming`](crate::MintTiming). All clones share one
-/// mint, and all get its result.
+/// The layer puts it into the request's extensions, with every [`MintTiming`](crate::MintTiming). All clones share one mint and
+/// get the same result.
 ///
-/// A mint that was started goes on until it ends, even if nobody awaits [`get`](Self::get) any more: the layer drives it
-/// until the response's head leaves. After that a `tokio` task drives it for as long as a clone exists, for example in a
-/// streamed body. Outside of a `tokio` runtime there is no such task, so a body must poll what it started.
+/// # Who drives the mint
+///
+/// A mint that was started goes on until it ends, even if nobody awaits [`get`](Self::get) any more. The layer drives it until
+/// the response's head leaves. After that, a `tokio` task drives it for as long as a clone exists, for example in a streamed
+/// body. Outside of a `tokio` runtime there is no such task, so a body must poll what it started.
 ///
 /// # Example
 ///
@@ -53,19 +55,18 @@ pub struct PendingToken {
 }
 
 impl PendingToken {
-    /// Waits for the token; `Ok(None)` if nobody is signed in.
+    /// Waits for the token. Returns `Ok(None)` if nobody is signed in.
     ///
-    /// A request mints at most once, however many ask and however often. The result is kept, an error too.
+    /// A request mints at most once, however often this is called. The result is kept, even an error.
     ///
     /// # Errors
     ///
-    /// Returns why there is no token although somebody is signed in. If the request was dropped before its mint ended, the
-    /// kind is [`MintErrorKind::Interrupted`].
+    /// The mint failed. If the request was dropped before its mint ended, the kind is [`MintErrorKind::Interrupted`].
     ///
     /// # Cancel safety
     ///
-    /// Dropping this future loses nothing: the mint goes on, and the next call gets its result. Polling it once and then
-    /// leaving it alone holds up nobody.
+    /// Dropping this future loses nothing: the mint goes on, and the next call gets its result. A future that is polled once
+    /// and then neither polled nor dropped does not delay other callers.
     pub async fn get(&self) -> Result<Option<AuthToken>, MintError> {
         let outcome = poll_fn(|cx| self.shared.poll(cx, Asker::Holder)).await;
         if matches!(outcome, Ok(Some(_))) {
@@ -102,13 +103,13 @@ impl fmt::Debug for PendingToken {
     }
 }
 
-/// The layer's part of a promise, kept by the response future. Dropping it cancels the mint.
+/// Drives the mint of a promise, for the response future that keeps it. Dropping it cancels the mint.
 pub(crate) struct Driver {
     shared: Option<Arc<Shared>>,
 }
 
 impl Driver {
-    /// Makes a promise of what `mint` will yield. Nothing happens before somebody asks.
+    /// Creates a promise of what `mint` will return. Nothing happens before it is polled.
     pub(crate) fn new(mint: Mint) -> (PendingToken, Self) {
         let running = Running { mint, driver: None, is_started: false, has_head_left: false, is_detached: false };
         let shared = Arc::new(Shared {
@@ -119,12 +120,12 @@ impl Driver {
         (PendingToken { shared: Arc::clone(&shared) }, Self { shared: Some(shared) })
     }
 
-    /// Drives the mint, and starts it if nobody did.
+    /// Drives the mint, and starts it if it has not started.
     pub(crate) fn start(&self, cx: &mut Context<'_>) -> Poll<Outcome> {
         self.poll(cx, Asker::Starter)
     }
 
-    /// Drives the mint if somebody started it. Otherwise the task is woken when somebody does.
+    /// Drives the mint if it has started. Otherwise the task is woken when it starts.
     pub(crate) fn drive(&self, cx: &mut Context<'_>) -> Poll<Outcome> {
         self.poll(cx, Asker::Driver)
     }
@@ -136,15 +137,15 @@ impl Driver {
         }
     }
 
-    /// Notes that the token is in reach without anybody asking for it.
+    /// Notes that the token is in the request's extensions, where it can be read without a call.
     pub(crate) fn mark_taken(&self) {
         if let Some(shared) = &self.shared {
             shared.holders.fetch_or(TAKEN, Ordering::Release);
         }
     }
 
-    /// Ends the layer's part, as the response's head leaves: from now on a task drives the mint if somebody still holds the
-    /// promise, and otherwise the mint ends. Returns whether the response may carry the token.
+    /// Ends the layer's part, when the response's head leaves. If the promise is still held, a task drives the mint from now
+    /// on; otherwise the mint ends. Returns whether the response may carry the token.
     pub(crate) fn leave(mut self) -> bool {
         let Some(shared) = self.shared.take() else { return false };
         let (may_carry_token, must_detach) = shared.let_head_leave();
@@ -165,26 +166,26 @@ impl Drop for Driver {
 
 /// Drives the mint in a task, which ends with the mint or with the promise's last clone.
 fn detach(shared: Arc<Shared>) {
-    // In a runtime that is not tokio's, whoever holds the promise drives it.
+    // In a runtime that is not tokio's, the holders of the promise drive it.
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         runtime.spawn(async move { poll_fn(|cx| shared.poll(cx, Asker::Starter)).await.map(drop) });
     }
 }
 
-/// Set in [`Shared::holders`] when somebody got the token.
+/// Set in [`Shared::holders`] when a holder got the token.
 const TAKEN: usize = 1;
 
 /// Added to [`Shared::holders`] for each [`PendingToken`].
 const ONE_HOLDER: usize = 2;
 
 struct Shared {
-    /// Locked for one poll at a time. A lock that is held from the first poll to the last would let a waiter that is not
-    /// polled any more stop all the others.
+    /// Locked for one poll at a time. If it were locked from the first poll to the last, a waiter that is no longer polled would
+    /// stop all others.
     state: Mutex<State>,
     /// Locked after `state`, if both are: the mint may wake while it is polled.
     wakers: Mutex<Wakers>,
-    /// How many hold the promise, and whether somebody took the token out of it. Both in one number, because a renderer may
-    /// take the token and drop the promise between two looks.
+    /// How many hold the promise, and whether the token was taken out of it. Both are in one number, because a renderer may take
+    /// the token and drop the promise between two reads.
     holders: AtomicUsize,
 }
 
@@ -203,22 +204,22 @@ struct Running {
     is_detached: bool,
 }
 
-/// Everybody who waits for one mint: whoever polled it last may not be the one who is there to poll it next.
+/// All wakers that wait for one mint: the task that polled it last may not be there to poll it next.
 struct Wakers {
     waiting: Vec<Waker>,
-    /// Something has changed for the mint since its last poll. The layer and the handler poll it in turn, and so does
-    /// everything else that wakes their task.
+    /// The mint was woken since its last poll. Without this, the layer and the handler would poll it whenever their task is
+    /// woken for another reason.
     is_awake: bool,
 }
 
 /// Who polls a mint.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Asker {
-    /// The application, which starts the mint. Nobody else may be there to drive it.
+    /// The application, which starts the mint. Possibly nothing else drives it.
     Holder,
     /// The layer or the task, which starts the mint and will poll it again.
     Starter,
-    /// The layer, which waits until somebody else starts the mint.
+    /// The layer, which waits until the application starts the mint.
     Driver,
 }
 
@@ -252,7 +253,7 @@ impl Shared {
             self.finish(state, outcome.clone());
             return Poll::Ready(outcome);
         }
-        // After the poll, because most mints for nobody end with their first one: there is nobody to wake then.
+        // After the poll, because most mints without a user end with the first poll, and then there is no waker to add.
         let mut wakers = self.wakers();
         wakers.add(cx.waker());
         if let Some(driver) = running.driver.take() {
@@ -291,7 +292,7 @@ impl Shared {
         }
     }
 
-    /// Drops the mint, and with it its connection, if it is not done. Those who still wait get an error.
+    /// Drops the mint and its connection, if it is not done. Waiting callers get an error.
     fn cancel(&self) {
         let state = self.state();
         if matches!(*state, State::Running(_)) {
@@ -299,7 +300,7 @@ impl Shared {
         }
     }
 
-    /// Drops the mint if the promise was its last reason: nobody holds it, and the response future is gone.
+    /// Drops the mint if nothing needs it any more: the promise has no holder, and the response future is gone.
     fn end_if_the_head_has_left(&self) {
         let state = self.state();
         if matches!(&*state, State::Running(running) if running.has_head_left) {
@@ -307,7 +308,7 @@ impl Shared {
         }
     }
 
-    /// Keeps the outcome and wakes all who wait.
+    /// Keeps the outcome and wakes all waiting tasks.
     fn finish(&self, mut state: MutexGuard<'_, State>, outcome: Outcome) {
         let before = mem::replace(&mut *state, State::Done(outcome));
         // What is dropped or woken must not find the lock held.
@@ -338,7 +339,7 @@ impl Shared {
 }
 
 impl Running {
-    /// Whether the mint is started, and nobody but its holders would drive it.
+    /// Returns whether the mint is started, and nothing but its holders would drive it.
     fn must_detach(&mut self) -> bool {
         let must_detach = self.is_started && self.has_head_left && !self.is_detached;
         self.is_detached |= must_detach;
@@ -354,21 +355,21 @@ impl Wakers {
     }
 }
 
-/// The mint's own waker. It keeps `Shared` alive in a circle until the mint ends, which the response future or the promise's
-/// last clone sees to.
+/// The mint's own waker. It keeps `Shared` alive in a cycle until the mint ends. The response future or the promise's last
+/// clone ends the mint.
 impl Wake for Shared {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // Awake before the wakers are taken: who is added after that polls the mint.
+        // Set before the wakers are taken: a task that is added after that polls the mint.
         self.wakers().is_awake = true;
         self.wake_all();
     }
 }
 
-/// Wakes everybody if the mint panics under the poll of one: the others must find out.
+/// Wakes all tasks if the mint panics in the poll of one, so that the others get an error.
 struct WakeOnDrop<'a>(&'a Shared);
 
 impl Drop for WakeOnDrop<'_> {
@@ -402,7 +403,7 @@ mod tests {
         let wake = || waker.lock().expect("nobody panics").take().expect("polled").wake();
 
         for woken in 0..3 {
-            // As often as whatever else wakes the task.
+            // As often as other events wake the task.
             for _ in 0..3 {
                 assert_eq!(driver.start(cx).is_ready(), woken == 2);
                 assert_eq!(polls.load(Ordering::Relaxed), woken + 1);
