@@ -17,10 +17,11 @@ use crate::user::InvalidUser;
 /// Says why a mint failed, and what to do.
 ///
 /// Neither `Display` nor `Debug` contains the secret, a token, an e-mail address or text from Released's answer.
-/// [`source`](Error::source) returns your own resolver's error unchanged. It may name a person, so check it before you log it.
+/// [`source`](Error::source) returns your own resolver's error unchanged. It may name a person, so check it before you
+/// log it.
 ///
-/// If you write your own minter, create errors with [`MintError::new`], or use `From<BoxError>`, which recognises the errors of
-/// tower's layers.
+/// If you write your own minter, create errors with [`MintError::new`], or use `From<BoxError>`, which recognises the
+/// errors of tower's layers.
 ///
 /// # Example
 ///
@@ -28,7 +29,8 @@ use crate::user::InvalidUser;
 /// use std::time::Duration;
 /// use tower_released::{MintError, MintErrorKind};
 ///
-/// let error = MintError::new(MintErrorKind::RateLimited).with_retry_after(Duration::from_secs(5));
+/// let error = MintError::new(MintErrorKind::RateLimited)
+///     .with_retry_after(Duration::from_secs(5));
 /// assert_eq!(error.kind(), MintErrorKind::RateLimited);
 /// assert_eq!(error.retry_after(), Some(Duration::from_secs(5)));
 ///
@@ -73,14 +75,15 @@ impl MintError {
         self.status
     }
 
-    /// Creates the error of a mint that was not sent because earlier mints failed. Mints fail at once for the time that is `left`.
+    /// Creates the error of a mint that was not sent because earlier mints failed. Mints fail at once for the time that
+    /// is `left`.
     #[cfg(feature = "client")]
     pub(crate) fn turned_away(kind: MintErrorKind, left: Duration) -> Self {
         Self { is_turned_away: true, ..Self::new(kind).with_retry_after(left) }
     }
 
-    /// Returns whether the mint was not sent because earlier mints failed: Released keeps failing, asked to wait, or refuses the
-    /// secret. The circuit has logged that once.
+    /// Returns whether the mint was not sent because earlier mints failed: Released keeps failing, asked to wait, or
+    /// refuses the secret. The circuit has logged that once.
     #[cfg_attr(not(feature = "client"), allow(dead_code))]
     pub(crate) fn is_turned_away(&self) -> bool {
         self.is_turned_away
@@ -253,8 +256,8 @@ impl From<Infallible> for MintError {
     }
 }
 
-/// Recognises the errors of tower's own layers: `Timeout`, `LoadShed`, and `Buffer`, which wraps them. Any other error becomes
-/// [`MintErrorKind::Unavailable`], with the error as its source.
+/// Recognises the errors of tower's own layers: `Timeout`, `LoadShed`, and `Buffer`, which wraps them. Any other error
+/// becomes [`MintErrorKind::Unavailable`], with the error as its source.
 impl From<BoxError> for MintError {
     fn from(error: BoxError) -> Self {
         let error = match error.downcast::<Self>() {

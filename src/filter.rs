@@ -35,8 +35,9 @@ const CANNOT_USE_A_TOKEN: &[&str] = &[
 /// Selects every request, except those that cannot use a token. Default of
 /// [`ReleasedTokenLayer`](crate::ReleasedTokenLayer).
 ///
-/// It skips CORS preflights. It also skips images, styles, scripts, fonts, media, manifests and workers, which it recognises
-/// by `Sec-Fetch-Dest`. It selects requests without fetch metadata (older browsers, plain HTTP, other servers).
+/// It skips CORS preflights. It also skips images, styles, scripts, fonts, media, manifests and workers, which it
+/// recognises by `Sec-Fetch-Dest`. It selects requests without fetch metadata (older browsers, plain HTTP, other
+/// servers).
 pub fn can_use_token(parts: &Parts) -> bool {
     let is_preflight = parts.method == Method::OPTIONS && parts.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
     let cannot_use_a_token =

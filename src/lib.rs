@@ -1,7 +1,7 @@
 //! Tower middleware that vouches for your signed-in users to [Released](https://released.so).
 //!
-//! Released is a changelog, roadmap and feedback portal that you embed in your own pages. A *private* portal opens only for
-//! people whom your application vouches for. [`ReleasedTokenLayer`] finds the signed-in user of a request, mints a
+//! Released is a changelog, roadmap and feedback portal that you embed in your own pages. A *private* portal opens only
+//! for people whom your application vouches for. [`ReleasedTokenLayer`] finds the signed-in user of a request, mints a
 //! short-lived [`AuthToken`] for them, and hands it to your handler. The handler puts it in the page with [`embed`].
 //!
 //! ```text
@@ -19,8 +19,8 @@
 //! | auth token | one page | until the embed uses it, which must be within two minutes |
 //! | session | the embed, in the browser | up to three days |
 //!
-//! When Released is slow or down, the page is served without a token. Nothing is kept between requests: one token belongs to
-//! one request.
+//! When Released is slow or down, the page is served without a token. Nothing is kept between requests: one token
+//! belongs to one request.
 //!
 //! # Quick start
 //!
@@ -74,7 +74,8 @@
 //! 1. A [`filter`] decides whether the request wants a token.
 //! 2. A [`UserResolver`] finds the signed-in user. The layer must be *inside* of your authentication.
 //! 3. A [`Minter`] mints the token, at the time that [`MintTiming`] names.
-//! 4. The handler takes `Option<AuthToken>`, [`AuthToken`], `Result<AuthToken, AuthTokenRejection>` or [`PendingToken`].
+//! 4. The handler takes `Option<AuthToken>`, [`AuthToken`], `Result<AuthToken, AuthTokenRejection>` or
+//!    [`PendingToken`].
 //! 5. The layer adds `Cache-Control: private, no-store` to a response that may carry the token.
 //!
 //! # The names
@@ -122,8 +123,8 @@
 //!
 //! # Features
 //!
-//! On by default: `axum`, `client` and `rustls`. Off: `native-tls`, `reqwest`, `metrics`, `maud`, `askama`, `minijinja` and
-//! `testing`. Without any feature there are the layer and the types, for a minter of your own.
+//! On by default: `axum`, `client` and `rustls`. Off: `native-tls`, `reqwest`, `metrics`, `maud`, `askama`, `minijinja`
+//! and `testing`. Without any feature there are the layer and the types, for a minter of your own.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -9,19 +9,19 @@ use crate::user::User;
 /// Mints auth tokens. It is implemented for every `tower::Service<User, Response = AuthToken>` that is
 /// `Clone + Send + Sync` and whose error is `Into<MintError>`.
 ///
-/// Such services are [`ReleasedClient`](crate::ReleasedClient), the [`StubMinter`](crate::testing::StubMinter) for tests, and
-/// both inside of tower's own `timeout`, `retry`, `concurrency_limit`, `load_shed` or `buffer`. So
-/// `fn app(minter: impl Minter) -> Router` works in production and in tests.
+/// Such services are [`ReleasedClient`](crate::ReleasedClient), the [`StubMinter`](crate::testing::StubMinter) for
+/// tests, and both inside of tower's own `timeout`, `retry`, `concurrency_limit`, `load_shed` or `buffer`. So `fn
+/// app(minter: impl Minter) -> Router` works in production and in tests.
 ///
 /// # Limits around a `ReleasedClient`
 ///
-/// A `ReleasedClient` has its own deadline and its own limit, with a bounded queue. Prefer `deadline` and `max_in_flight` of its
-/// builder. Two mistakes are easy with tower's layers:
+/// A `ReleasedClient` has its own deadline and its own limit, with a bounded queue. Prefer `deadline` and
+/// `max_in_flight` of its builder. Two mistakes are easy with tower's layers:
 ///
-/// - `concurrency_limit(8).timeout(1 s)` queues without limit, and outside of the time limit. When Released stalls, the 64th
-///   page waits for 8 seconds. Put `load_shed` outermost, as below, so that a mint without a place fails at once.
-/// - A `timeout` that is shorter than the client's own attempt (1.5 seconds) hides every stall from its circuit breaker,
-///   because mints that are dropped do not count as failures.
+/// - `concurrency_limit(8).timeout(1 s)` queues without limit, and outside of the time limit. When Released stalls, the
+///   64th page waits for 8 seconds. Put `load_shed` outermost, as below, so that a mint without a place fails at once.
+/// - A `timeout` that is shorter than the client's own attempt (1.5 seconds) hides every stall from its circuit
+///   breaker, because mints that are dropped do not count as failures.
 ///
 /// # Example
 ///

@@ -1,8 +1,8 @@
 //! The promise of a token, one to a request.
 //!
-//! A mint that was started is always driven to its end: by the response future until the response's head leaves, and then,
-//! while a body still holds the promise, by a task of its own. A mint that is polled once and then never again would keep
-//! what it holds: a place among those in flight, a session's lock, a pooled connection.
+//! A mint that was started is always driven to its end: by the response future until the response's head leaves, and
+//! then, while a body still holds the promise, by a task of its own. A mint that is polled once and then never again
+//! would keep what it holds: a place among those in flight, a session's lock, a pooled connection.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -23,28 +23,28 @@ pub(crate) type Mint = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 /// Promises the token of one request. [`get`](Self::get) waits for it.
 ///
-/// The layer puts it into the request's extensions, with every [`MintTiming`](crate::MintTiming). All clones share one mint and
-/// get the same result.
+/// The layer puts it into the request's extensions, with every [`MintTiming`](crate::MintTiming). All clones share one
+/// mint and get the same result.
 ///
 /// # Who drives the mint
 ///
-/// A mint that was started goes on until it ends, even if nobody awaits [`get`](Self::get) any more. The layer drives it until
-/// the response's head leaves. After that, a `tokio` task drives it for as long as a clone exists, for example in a streamed
-/// body. Outside of a `tokio` runtime there is no such task, so a body must poll what it started.
+/// A mint that was started goes on until it ends, even if nobody awaits [`get`](Self::get) any more. The layer drives
+/// it until the response's head leaves. After that, a `tokio` task drives it for as long as a clone exists, for example
+/// in a streamed body. Outside of a `tokio` runtime there is no such task, so a body must poll what it started.
 ///
 /// # Example
 ///
 /// ```
 /// use http::Request;
-/// use tower_released::PendingToken;
+/// use tower_released::{PendingToken, embed};
 ///
 /// // hyper, tonic, or any other service behind the layer:
-/// async fn embed<B>(request: &Request<B>) -> String {
+/// async fn portal<B>(request: &Request<B>) -> String {
 ///     let Some(pending) = request.extensions().get::<PendingToken>() else {
 ///         return String::new(); // the filter skipped this request
 ///     };
 ///     match pending.get().await {
-///         Ok(Some(token)) => format!(r#"<released-page channel-id="c1" auth-token="{token}"></released-page>"#),
+///         Ok(Some(token)) => embed::page("CHANNEL").token(&token).to_string(),
 ///         Ok(None) => "<p>Sign in to see the roadmap.</p>".to_owned(),
 ///         Err(_) => "<p>The roadmap is unavailable.</p>".to_owned(),
 ///     }
@@ -65,8 +65,8 @@ impl PendingToken {
     ///
     /// # Cancel safety
     ///
-    /// Dropping this future loses nothing: the mint goes on, and the next call gets its result. A future that is polled once
-    /// and then neither polled nor dropped does not delay other callers.
+    /// Dropping this future loses nothing: the mint goes on, and the next call gets its result. A future that is polled
+    /// once and then neither polled nor dropped does not delay other callers.
     pub async fn get(&self) -> Result<Option<AuthToken>, MintError> {
         let outcome = poll_fn(|cx| self.shared.poll(cx, Asker::Holder)).await;
         if matches!(outcome, Ok(Some(_))) {
@@ -144,8 +144,8 @@ impl Driver {
         }
     }
 
-    /// Ends the layer's part, when the response's head leaves. If the promise is still held, a task drives the mint from now
-    /// on; otherwise the mint ends. Returns whether the response may carry the token.
+    /// Ends the layer's part, when the response's head leaves. If the promise is still held, a task drives the mint
+    /// from now on; otherwise the mint ends. Returns whether the response may carry the token.
     pub(crate) fn leave(mut self) -> bool {
         let Some(shared) = self.shared.take() else { return false };
         let (may_carry_token, must_detach) = shared.let_head_leave();
@@ -179,13 +179,13 @@ const TAKEN: usize = 1;
 const ONE_HOLDER: usize = 2;
 
 struct Shared {
-    /// Locked for one poll at a time. If it were locked from the first poll to the last, a waiter that is no longer polled would
-    /// stop all others.
+    /// Locked for one poll at a time. If it were locked from the first poll to the last, a waiter that is no longer
+    /// polled would stop all others.
     state: Mutex<State>,
     /// Locked after `state`, if both are: the mint may wake while it is polled.
     wakers: Mutex<Wakers>,
-    /// How many hold the promise, and whether the token was taken out of it. Both are in one number, because a renderer may take
-    /// the token and drop the promise between two reads.
+    /// How many hold the promise, and whether the token was taken out of it. Both are in one number, because a renderer
+    /// may take the token and drop the promise between two reads.
     holders: AtomicUsize,
 }
 
@@ -207,8 +207,8 @@ struct Running {
 /// All wakers that wait for one mint: the task that polled it last may not be there to poll it next.
 struct Wakers {
     waiting: Vec<Waker>,
-    /// The mint was woken since its last poll. Without this, the layer and the handler would poll it whenever their task is
-    /// woken for another reason.
+    /// The mint was woken since its last poll. Without this, the layer and the handler would poll it whenever their
+    /// task is woken for another reason.
     is_awake: bool,
 }
 
@@ -355,8 +355,8 @@ impl Wakers {
     }
 }
 
-/// The mint's own waker. It keeps `Shared` alive in a cycle until the mint ends. The response future or the promise's last
-/// clone ends the mint.
+/// The mint's own waker. It keeps `Shared` alive in a cycle until the mint ends. The response future or the promise's
+/// last clone ends the mint.
 impl Wake for Shared {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();

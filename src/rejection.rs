@@ -13,8 +13,8 @@ const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Says why a handler that asks for an [`AuthToken`](crate::AuthToken) cannot have one.
 ///
-/// Its texts are sent to the client, so they say nothing of the configuration or of Released. The texts for a missing layer and
-/// for a skipped request name the cure, because they occur during development.
+/// Its texts are sent to the client, so they say nothing of the configuration or of Released. The texts for a missing
+/// layer and for a skipped request name the cure, because they occur during development.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum AuthTokenRejection {
@@ -40,8 +40,8 @@ impl AuthTokenRejection {
     /// | [`Mint`](Self::Mint): the secret, the account, the user or the resolver is wrong | 500 |
     /// | [`MissingLayer`](Self::MissingLayer), [`Skipped`](Self::Skipped) | 500 |
     ///
-    /// If Released refuses the shared secret, the status is 500. A 401 would ask the user to sign in again, which does not
-    /// help.
+    /// If Released refuses the shared secret, the status is 500. A 401 would ask the user to sign in again, which does
+    /// not help.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Anonymous => StatusCode::UNAUTHORIZED,

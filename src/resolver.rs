@@ -14,15 +14,15 @@ use crate::user::User;
 
 /// Finds the signed-in user of a request, from its head.
 ///
-/// Most applications use a ready-made resolver: [`from_extension`] reads what an authentication layer left in the request's
-/// extensions, [`from_extractor`](crate::from_extractor) runs an axum extractor, and [`resolver_fn`] calls a closure. If `R` is
-/// a resolver, `Arc<R>` is one, too.
+/// Most applications use a ready-made resolver: [`from_extension`] reads what an authentication layer left in the
+/// request's extensions, [`from_extractor`](crate::from_extractor) runs an axum extractor, and [`resolver_fn`] calls a
+/// closure. If `R` is a resolver, `Arc<R>` is one, too.
 ///
 /// # Example
 ///
 /// ```
 /// use http::request::Parts;
-/// use tower_released::{User, UserResolver};
+/// use tower_released::{BoxError, User, UserResolver};
 /// # #[derive(Clone)] struct Accounts;
 /// # impl Accounts { async fn by_session(&self, _: String) -> Result<Option<(String, String)>, std::io::Error> { Ok(None) } }
 ///
@@ -30,13 +30,15 @@ use crate::user::User;
 ///     accounts: Accounts,
 /// }
 ///
+/// type Found = Result<Option<User>, BoxError>;
+///
 /// impl UserResolver for BySession {
-///     type Error = tower::BoxError;
+///     type Error = BoxError;
 ///
 ///     fn resolve(
 ///         &self,
 ///         parts: &Parts,
-///     ) -> impl Future<Output = Result<Option<User>, Self::Error>> + Send + 'static {
+///     ) -> impl Future<Output = Found> + Send + 'static {
 ///         // Copy what the future needs: it may outlive the borrows.
 ///         let session = parts.headers.get("x-session");
 ///         let session = session.and_then(|id| id.to_str().ok());
@@ -52,26 +54,26 @@ use crate::user::User;
 /// }
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` does not tell who is signed in: it is not a `UserResolver`",
+    message = "`{Self}` does not find the signed-in user: it is not a `UserResolver`",
     label = "not a `UserResolver`",
     note = "a closure becomes a resolver in `resolver_fn(|parts: &Parts| ..)`, or in `from_extension(|user: &YourUser| ..)` \
             if an authentication layer leaves `YourUser` in the request's extensions",
     note = "with feature `axum`, `from_extractor(state, |user: YourExtractor| ..)` runs an extractor"
 )]
 pub trait UserResolver: Send + Sync + 'static {
-    /// The error of the resolver. It becomes the source of a [`MintError`](crate::MintError), which never prints it, because
-    /// it may name a person. Log it in the resolver if you want to see it.
+    /// The error of the resolver. It becomes the source of a [`MintError`](crate::MintError), which never prints it,
+    /// because it may name a person. Log it in the resolver if you want to see it.
     type Error: Into<BoxError>;
 
     /// Finds the user who sent this request. `Ok(None)` means that nobody is signed in.
     ///
-    /// Copy what is needed from `parts` before the future starts, and do slow work in the future. The future may be polled
-    /// late, alongside the handler, or never.
+    /// Copy what is needed from `parts` before the future starts, and do slow work in the future. The future may be
+    /// polled late, alongside the handler, or never.
     ///
     /// # Errors
     ///
-    /// The resolver's own error. The mint then fails with [`MintErrorKind::Resolver`](crate::MintErrorKind::Resolver), or with
-    /// [`MintErrorKind::InvalidUser`](crate::MintErrorKind::InvalidUser) if the error is an
+    /// The resolver's own error. The mint then fails with [`MintErrorKind::Resolver`](crate::MintErrorKind::Resolver),
+    /// or with [`MintErrorKind::InvalidUser`](crate::MintErrorKind::InvalidUser) if the error is an
     /// [`InvalidUser`](crate::InvalidUser).
     ///
     /// # Cancel safety
@@ -110,8 +112,8 @@ impl fmt::Display for ExtractorRejected {
 
 impl std::error::Error for ExtractorRejected {}
 
-/// Converts what the closure of a ready-made resolver returns: a [`User`], or an `Option` or `Result` of one, nested as you
-/// like.
+/// Converts what the closure of a ready-made resolver returns: a [`User`], or an `Option` or `Result` of one, nested as
+/// you like.
 ///
 /// `None` means that nobody is signed in. An error can be anything that is `Into<BoxError>`, such as
 /// [`InvalidUser`](crate::InvalidUser). Implement the trait for your own type if many resolvers return it.
@@ -150,14 +152,15 @@ impl<T: IntoUser, E: Into<BoxError>> IntoUser for Result<T, E> {
 
 /// Creates a resolver from a closure that gets the request's head and returns a future.
 ///
-/// The future returns the signed-in user ([`IntoUser`]). An error that it returns is never logged, because it may name a person:
-/// log it in the closure.
+/// The future returns the signed-in user ([`IntoUser`]). An error that it returns is never logged, because it may name
+/// a person: log it in the closure.
 ///
 /// # What the future may hold
 ///
 /// The future must own what it needs:
 ///
-/// - Copy out of `parts` before `async move`. `async |parts: &Parts|` does not compile, because its future borrows `parts`.
+/// - Copy out of `parts` before `async move`. `async |parts: &Parts|` does not compile, because its future borrows
+///   `parts`.
 /// - Clone a captured database handle for each call.
 /// - If there is nothing to await, return [`std::future::ready`].
 ///
@@ -219,7 +222,8 @@ where
 ///     email: String,
 /// }
 ///
-/// let resolver = from_extension(|user: &CurrentUser| User::new(&user.id, &user.email));
+/// let vouch = |user: &CurrentUser| User::new(&user.id, &user.email);
+/// let resolver = from_extension(vouch);
 /// # fn is_resolver(_: impl tower_released::UserResolver) {} is_resolver(resolver);
 /// ```
 pub fn from_extension<T, F, U>(user: F) -> impl UserResolver<Error = BoxError>

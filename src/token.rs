@@ -8,7 +8,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize, Serializer};
 
-/// The longest token that is accepted, in bytes. Released's have a few hundred; most servers accept headers of up to 8 KiB.
+/// The longest token that is accepted, in bytes. Released's have a few hundred; most servers accept headers of up to 8
+/// KiB.
 const MAX_BYTES: usize = 8 * 1024;
 
 /// The life of a token that Released documents, for tokens that do not say it themselves.
@@ -19,8 +20,8 @@ const LONGEST_LIFE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// Holds a short-lived auth token for one person. It is safe in an HTML attribute.
 ///
-/// Put it into the `auth-token` attribute of a Released embed. `Display` writes the token itself, for templates; `Debug` does
-/// not. A token belongs to one page: never store it, and never use it for another request.
+/// Put it into the `auth-token` attribute of a Released embed. `Display` writes the token itself, for templates;
+/// `Debug` does not. A token belongs to one page: never store it, and never use it for another request.
 ///
 /// The token is opaque; [`AuthToken::new`] says which characters it may have.
 ///
@@ -41,8 +42,9 @@ const LONGEST_LIFE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 ///
 /// let token = AuthToken::new("eyJhbGciOiJIUzI1NiJ9.e30.c2ln")?;
 /// assert_eq!(
-///     format!(r#"<released-page channel-id="c1" auth-token="{token}"></released-page>"#),
-///     r#"<released-page channel-id="c1" auth-token="eyJhbGciOiJIUzI1NiJ9.e30.c2ln"></released-page>"#,
+///     format!(r#"<released-page auth-token="{token}"></released-page>"#),
+///     "<released-page auth-token=\"eyJhbGciOiJIUzI1NiJ9.e30.c2ln\">\
+///      </released-page>",
 /// );
 /// assert!(!format!("{token:?}").contains("eyJ"));
 /// # Ok::<(), tower_released::InvalidToken>(())
@@ -58,8 +60,8 @@ pub struct AuthToken {
 impl AuthToken {
     /// Creates a token from a string that was minted just now.
     ///
-    /// It may have the characters of bearer tokens (RFC 6750, section 2.1, `b64token`): `A-Z a-z 0-9 - . _ ~ + /`, and `=` at
-    /// the end. So a token cannot break out of an HTML attribute, a header, a URL or a script.
+    /// It may have the characters of bearer tokens (RFC 6750, section 2.1, `b64token`): `A-Z a-z 0-9 - . _ ~ + /`, and
+    /// `=` at the end. So a token cannot break out of an HTML attribute, a header, a URL or a script.
     ///
     /// # Errors
     ///
@@ -83,9 +85,9 @@ impl AuthToken {
 
     /// Counts the token's life from the moment when the request for it was sent, instead of from now.
     ///
-    /// Released counts from when it mints, which is before the reply is read, and long before if the reply waited to be read.
-    /// Counted from when the request was sent, the remaining time is never too long. `at` and `time` are the same moment,
-    /// taken from both clocks just before the request was sent.
+    /// Released counts from when it mints, which is before the reply is read, and long before if the reply waited to be
+    /// read. Counted from when the request was sent, the remaining time is never too long. `at` and `time` are the same
+    /// moment, taken from both clocks just before the request was sent.
     #[cfg(feature = "client")]
     pub(crate) fn asked_for_at(self, at: Instant, time: SystemTime) -> Self {
         Self { asked_at: at, minted_at: time, ..self }
@@ -96,8 +98,8 @@ impl AuthToken {
         &self.token
     }
 
-    /// Returns when the token was requested, by this server's clock. For a token of [`AuthToken::new`], that is when `new` was
-    /// called.
+    /// Returns when the token was requested, by this server's clock. For a token of [`AuthToken::new`], that is when
+    /// `new` was called.
     pub fn minted_at(&self) -> SystemTime {
         self.minted_at
     }
@@ -115,8 +117,8 @@ impl AuthToken {
         self.minted_at + self.life()
     }
 
-    /// Returns the time that the embed has left to use the token. It is zero once the token has expired. A jump of the server's
-    /// clock does not change it.
+    /// Returns the time that the embed has left to use the token. It is zero once the token has expired. A jump of the
+    /// server's clock does not change it.
     pub fn remaining(&self) -> Duration {
         self.life().saturating_sub(self.asked_at.elapsed())
     }
@@ -193,8 +195,8 @@ fn is_b64token(token: &str) -> bool {
     !unpadded.is_empty() && unpadded.bytes().fold(true, |all, byte| all & is_legal(byte))
 }
 
-/// Reads a token's life from a JWT's `iat` and `exp` claims (RFC 7519, sections 4.1.4 and 4.1.6). It is only a hint: the
-/// signature is not checked.
+/// Reads a token's life from a JWT's `iat` and `exp` claims (RFC 7519, sections 4.1.4 and 4.1.6). It is only a hint:
+/// the signature is not checked.
 fn life_told_by(token: &str, minted_at: SystemTime) -> Option<Duration> {
     #[derive(Deserialize)]
     struct Claims {

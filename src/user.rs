@@ -23,8 +23,8 @@ const ENCODED_PREFIX: &str = "sha256:";
 ///
 /// # Vouch for confirmed addresses only
 ///
-/// The e-mail address is an authorisation key: Released opens portals by internal domain, by e-mail domain and by address. If
-/// a user can enter an address without confirming it, that user can enter somebody else's portal.
+/// The e-mail address is an authorisation key: Released opens portals by internal domain, by e-mail domain and by
+/// address. If a user can enter an address without confirming it, that user can enter somebody else's portal.
 ///
 /// # Example
 ///
@@ -58,8 +58,8 @@ impl User {
     /// # Errors
     ///
     /// - The id is not 1 to 255 of `a-z A-Z 0-9 : _ -`.
-    /// - The e-mail address is not a bare RFC 5322 address. A bare address has no display name, no angle brackets, no control
-    ///   characters, and no white space around it.
+    /// - The e-mail address is not a bare RFC 5322 address. A bare address has no display name, no angle brackets, no
+    ///   control characters, and no white space around it.
     pub fn new(id: impl Into<String>, email: impl Into<String>) -> Result<Self, InvalidUser> {
         let id = UserId::new(id)?;
         let email = email.into();
@@ -71,9 +71,9 @@ impl User {
 
     /// Sets the name that Released shows for this person.
     ///
-    /// A name never makes a mint fail. A name of more than 200 characters (UTF-16 code units) is cut at a character boundary,
-    /// and a `tracing` event says so. A blank name is left out. [`try_with_name`](Self::try_with_name) returns an error
-    /// instead.
+    /// A name never makes a mint fail. A name of more than 200 characters (UTF-16 code units) is cut at a character
+    /// boundary, and a `tracing` event says so. A blank name is left out. [`try_with_name`](Self::try_with_name)
+    /// returns an error instead.
     pub fn with_name(mut self, name: impl Into<String>) -> Self {
         let mut name = name.into();
         if is_blank(&name) {
@@ -104,8 +104,8 @@ impl User {
 
     /// Sets the URL of a picture of this person.
     ///
-    /// A picture never makes a mint fail. An invalid URL is ignored, and a `tracing` event says so. A blank URL is left out.
-    /// [`try_with_avatar_url`](Self::try_with_avatar_url) returns an error instead.
+    /// A picture never makes a mint fail. An invalid URL is ignored, and a `tracing` event says so. A blank URL is left
+    /// out. [`try_with_avatar_url`](Self::try_with_avatar_url) returns an error instead.
     pub fn with_avatar_url(mut self, url: impl Into<String>) -> Self {
         let url = url.into();
         if is_blank(&url) {
@@ -196,9 +196,9 @@ impl UserId {
     /// | a string that looks like such a result | `sha256:` and its SHA-256 |
     /// | an empty string, or only white space | an empty id, which [`User::new`] refuses with [`InvalidUser::EmptyId`] |
     ///
-    /// The same input gives the same id in every version of this crate. No two inputs give the same id, so a user who chooses
-    /// their own id cannot choose another user's. Therefore a result is encoded again if you pass it in: encode an id once,
-    /// where you read it, and keep the `UserId`.
+    /// The same input gives the same id in every version of this crate. No two inputs give the same id, so a user who
+    /// chooses their own id cannot choose another user's. Therefore a result is encoded again if you pass it in: encode
+    /// an id once, where you read it, and keep the `UserId`.
     ///
     /// Blank input gives an empty id, because otherwise all users without an id would be the same person to Released.
     ///

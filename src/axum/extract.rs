@@ -12,8 +12,8 @@ use crate::token::AuthToken;
 
 /// Waits for the request's token, and rejects the request if there is none.
 ///
-/// Take `Option<AuthToken>` for pages that must work without a token. Take `Result<AuthToken, AuthTokenRejection>` to know why
-/// there is none.
+/// Take `Option<AuthToken>` for pages that must work without a token. Take `Result<AuthToken, AuthTokenRejection>` to
+/// know why there is none.
 impl<S: Send + Sync> FromRequestParts<S> for AuthToken {
     type Rejection = AuthTokenRejection;
 
@@ -26,8 +26,8 @@ impl<S: Send + Sync> FromRequestParts<S> for AuthToken {
     }
 }
 
-/// Waits for the request's token. Returns `None` if nobody is signed in, the filter skipped the request, or the mint failed,
-/// which the layer has logged. A missing layer is still rejected.
+/// Waits for the request's token. Returns `None` if nobody is signed in, the filter skipped the request, or the mint
+/// failed, which the layer has logged. A missing layer is still rejected.
 impl<S: Send + Sync> OptionalFromRequestParts<S> for AuthToken {
     type Rejection = AuthTokenRejection;
 

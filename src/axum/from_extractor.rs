@@ -12,21 +12,21 @@ use crate::resolver::{ExtractorRejected, IntoUser, Resolver, UserResolver};
 
 /// Creates a resolver that runs an axum extractor, such as axum-login's `AuthSession` or tower-sessions' `Session`.
 ///
-/// `state` is the application's state for the extractor, and `()` for most. The closure takes the extractor by value and
-/// returns a future of the signed-in user ([`IntoUser`]).
+/// `state` is the application's state for the extractor, and `()` for most. The closure takes the extractor by value
+/// and returns a future of the signed-in user ([`IntoUser`]).
 ///
 /// # Rejections
 ///
 /// If the extractor rejects with 401, 403 or a redirection, nobody is signed in. Any other rejection is an error of the
-/// resolver, and a warning names the extractor and the status. Most often the layer that the extractor needs is missing, or
-/// inside of the [`ReleasedTokenLayer`](crate::ReleasedTokenLayer).
+/// resolver, and a warning names the extractor and the status. Most often the layer that the extractor needs is
+/// missing, or inside of the [`ReleasedTokenLayer`](crate::ReleasedTokenLayer).
 ///
 /// An error that the closure returns is never logged, because it may name a person: log it in the closure.
 ///
 /// # Copies
 ///
-/// Every mint runs the extractor on a copy of the request's head and its extensions, because the resolver may run alongside
-/// the handler. Changes that the extractor makes to the copy are lost.
+/// Every mint runs the extractor on a copy of the request's head and its extensions, because the resolver may run
+/// alongside the handler. Changes that the extractor makes to the copy are lost.
 ///
 /// Clone a captured database handle for each call:
 /// `move |session: Session| { let db = db.clone(); async move { .. } }`.

@@ -12,8 +12,8 @@ use crate::token::AuthToken;
 
 /// Answers `POST` with a token, for pages that the browser puts together.
 ///
-/// Route it with `post(token_endpoint)` behind the layer. The token is for the user that the resolver finds; the request's body
-/// is ignored.
+/// Route it with `post(token_endpoint)` behind the layer. The token is for the user that the resolver finds; the
+/// request's body is ignored.
 ///
 /// | answer | when |
 /// |---|---|
@@ -30,7 +30,8 @@ use crate::token::AuthToken;
 ///
 /// Give it a layer of its own:
 ///
-/// - with [`MintTiming::OnExtraction`](crate::MintTiming::OnExtraction), so that nothing is minted for a refused request
+/// - with [`MintTiming::OnExtraction`](crate::MintTiming::OnExtraction), so that nothing is minted for a refused
+///   request
 /// - without the filter [`navigations`](crate::filter::navigations), which skips requests that scripts make
 /// - without `reject_without_token`, which would answer first, and without JSON
 ///
@@ -95,8 +96,8 @@ fn no_store(status: StatusCode, body: &impl Serialize) -> Response {
     response
 }
 
-/// Returns whether a browser says that a page of another site sent this request, or says something invalid. Callers that are
-/// not browsers send neither header, and carry no user's cookies.
+/// Returns whether a browser says that a page of another site sent this request, or says something invalid. Callers
+/// that are not browsers send neither header, and carry no user's cookies.
 ///
 /// Browsers without fetch metadata say only whether the origin is the same, so for them, sibling hosts are refused.
 fn is_cross_site(parts: &Parts) -> bool {

@@ -46,8 +46,8 @@ impl fmt::Display for Element {
     }
 }
 
-/// Escapes a value between double quotes. By the HTML standard only `&` and `"` need it. `<` and `>` are escaped for filters that
-/// do not parse HTML fully.
+/// Escapes a value between double quotes. By the HTML standard only `&` and `"` need it. `<` and `>` are escaped for
+/// filters that do not parse HTML fully.
 struct Escaped<'a>(&'a str);
 
 impl fmt::Display for Escaped<'_> {

@@ -1,8 +1,9 @@
 //! Merges what Released needs into a page's Content-Security-Policy.
 //!
-//! A page with a policy must allow Released's hosts, and it is easy to break a policy by hand: if a page has only `default-src`,
-//! a new `connect-src` takes away everything that `default-src` allowed. [`Sources::merge_into`] follows CSP's own rules (CSP
-//! Level 3, section 6.1): it adds what is missing, keeps what was allowed, and changes nothing else.
+//! A page with a policy must allow Released's hosts, and it is easy to break a policy by hand: if a page has only
+//! `default-src`, a new `connect-src` takes away everything that `default-src` allowed. [`Sources::merge_into`] follows
+//! CSP's own rules (CSP Level 3, section 6.1): it adds what is missing, keeps what was allowed, and changes nothing
+//! else.
 //!
 //! # Example
 //!
@@ -16,7 +17,8 @@
 //!      connect-src 'self' https://api.released.so https://events.released.so; \
 //!      worker-src 'self'; \
 //!      script-src 'self' https://embed.released.so; \
-//!      style-src 'self' 'unsafe-inline' https://cdn.released.so https://embed.released.so; \
+//!      style-src 'self' 'unsafe-inline' \
+//!      https://cdn.released.so https://embed.released.so; \
 //!      font-src 'self' https://embed.released.so",
 //! );
 //! # Ok::<(), csp::InvalidSource>(())
@@ -96,7 +98,8 @@ pub fn recommended() -> Sources {
 /// ```
 /// use tower_released::embed::csp;
 ///
-/// assert_eq!(csp::nonce_of("script-src 'self' 'nonce-aB3_-w=='"), Some("aB3_-w=="));
+/// let policy = "script-src 'self' 'nonce-aB3_-w=='";
+/// assert_eq!(csp::nonce_of(policy), Some("aB3_-w=="));
 /// assert_eq!(csp::nonce_of("script-src 'self'"), None);
 /// ```
 pub fn nonce_of(policy: &str) -> Option<&str> {
@@ -142,8 +145,8 @@ impl Sources {
         }
     }
 
-    /// Allows scripts and connections of another origin, such as a [`FakeReleased`](crate::testing::FakeReleased), or a server
-    /// with your own copy of the script.
+    /// Allows scripts and connections of another origin, such as a [`FakeReleased`](crate::testing::FakeReleased), or a
+    /// server with your own copy of the script.
     ///
     /// # Errors
     ///
@@ -176,9 +179,9 @@ impl Sources {
 
     /// Adds what is missing to the value of a `Content-Security-Policy` header, and returns the new value.
     ///
-    /// A second merge changes nothing. If a policy says nothing about a kind of request, that kind is allowed already, and
-    /// nothing is added. If the value has several policies, separated by commas, each is merged, because a browser enforces
-    /// all of them.
+    /// A second merge changes nothing. If a policy says nothing about a kind of request, that kind is allowed already,
+    /// and nothing is added. If the value has several policies, separated by commas, each is merged, because a browser
+    /// enforces all of them.
     pub fn merge_into(&self, policies: &str) -> String {
         let merged: Vec<_> = policies.split(',').map(|policy| self.merge_into_one(policy)).collect();
         merged.join(", ")
@@ -265,8 +268,8 @@ impl Policy {
         }
     }
 
-    /// Keeps what workers were allowed. They fall back to `script-src`, so they get their own directive before it changes. With
-    /// `'strict-dynamic'` they need none, because hosts do not count then.
+    /// Keeps what workers were allowed. They fall back to `script-src`, so they get their own directive before it
+    /// changes. With `'strict-dynamic'` they need none, because hosts do not count then.
     fn keep_workers(&mut self, governing: usize) {
         let sources = &self.directives[governing].sources;
         let has_own = self.position("worker-src").or(self.position("child-src")).is_some();

@@ -15,19 +15,20 @@ use crate::middleware::CarriesToken;
 use crate::pending::PendingToken;
 use crate::telemetry::warn;
 
-/// Merges [`Sources`] into the `Content-Security-Policy` and `Content-Security-Policy-Report-Only` of responses that may carry a
-/// token; see [`csp`](super::csp).
+/// Merges [`Sources`] into the `Content-Security-Policy` and `Content-Security-Policy-Report-Only` of responses that
+/// may carry a token; see [`csp`](super::csp).
 ///
 /// A response without a policy is not changed. A response without a token is not changed either, unless you call
 /// [`on_every_response`](Self::on_every_response).
 ///
 /// # Its place
 ///
-/// Put it *outside* of the [`ReleasedTokenLayer`](crate::ReleasedTokenLayer), and outside of the layer that sets the policy. It
-/// finds responses with a token by the marker [`CarriesToken`](crate::middleware::CarriesToken), so a layer between the two
-/// must keep the response's extensions.
+/// Put it *outside* of the [`ReleasedTokenLayer`](crate::ReleasedTokenLayer), and outside of the layer that sets the
+/// policy. It finds responses with a token by the marker [`CarriesToken`](crate::middleware::CarriesToken), so a layer
+/// between the two must keep the response's extensions.
 ///
-/// If a response with a token has no policy, or if this layer is inside of the `ReleasedTokenLayer`, it logs one warning.
+/// If a response with a token has no policy, or if this layer is inside of the `ReleasedTokenLayer`, it logs one
+/// warning.
 ///
 /// # Example
 ///
@@ -63,8 +64,8 @@ impl CspLayer {
         Self { sources: Arc::new(sources), on_every_response: false, warned: Arc::default() }
     }
 
-    /// Merges the sources into responses without a token, too. Use it for pages with a public portal, and for pages whose token
-    /// the browser fetches.
+    /// Merges the sources into responses without a token, too. Use it for pages with a public portal, and for pages
+    /// whose token the browser fetches.
     pub fn on_every_response(mut self) -> Self {
         self.on_every_response = true;
         self

@@ -55,8 +55,8 @@ macro_rules! element {
                 self.with("auth-token", token.as_str())
             }
 
-            /// Sets the token if there is one. Without a token, a restricted portal offers manual sign-in, and a public portal
-            /// shows what is public.
+            /// Sets the token if there is one. Without a token, a restricted portal offers manual sign-in, and a public
+            /// portal shows what is public.
             pub fn maybe_token(self, token: Option<&AuthToken>) -> Self {
                 match token {
                     Some(token) => self.token(token),

@@ -1,7 +1,7 @@
 //! Writes Released's elements and script tags into the page, and merges its hosts into the Content-Security-Policy.
 //!
-//! Elements render with `Display`, so they fit into `format!` and any template engine. Every attribute value is escaped.
-//! `auth-token` is written only if there is a token.
+//! Elements render with `Display`, so they fit into `format!` and any template engine. Every attribute value is
+//! escaped. `auth-token` is written only if there is a token.
 //!
 //! # Example
 //!

@@ -56,8 +56,8 @@ impl Script {
         self
     }
 
-    /// Pins one build of the script by the hash in its URL, and lets the browser check the file by its integrity, such as
-    /// `sha384-…`.
+    /// Pins one build of the script by the hash in its URL, and lets the browser check the file by its integrity, such
+    /// as `sha384-…`.
     ///
     /// # Errors
     ///

@@ -57,7 +57,8 @@ fn version() -> &'static str {
 
 /// Serves the script that fetches tokens in the browser. Route it with `get(token_script)`, outside of the layer.
 ///
-/// Caches may keep it for a year at the URL of [`token_script_tag`]. At any other URL they must revalidate it with its `ETag`.
+/// Caches may keep it for a year at the URL of [`token_script_tag`]. At any other URL they must revalidate it with its
+/// `ETag`.
 ///
 /// # Example
 ///

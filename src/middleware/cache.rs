@@ -6,9 +6,9 @@ use http::{HeaderMap, HeaderValue, Response};
 use super::grpc::has_grpc_content;
 use crate::telemetry::warn;
 
-/// Headers that a cache could use although `Cache-Control` forbids it: validators, HTTP/1.0's expiry, and the headers that CDNs
-/// and proxies use instead (Edge Architecture, Akamai, nginx). `CDN-Cache-Control` and its relatives (RFC 9213, section 3.1)
-/// are recognised by the end of their name.
+/// Headers that a cache could use although `Cache-Control` forbids it: validators, HTTP/1.0's expiry, and the headers
+/// that CDNs and proxies use instead (Edge Architecture, Akamai, nginx). `CDN-Cache-Control` and its relatives (RFC
+/// 9213, section 3.1) are recognised by the end of their name.
 static REMOVED: [HeaderName; 6] = [
     ETAG,
     LAST_MODIFIED,
@@ -21,23 +21,24 @@ static REMOVED: [HeaderName; 6] = [
 /// Says what the layer does with the cache headers of a response that may carry a token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CacheControl {
-    /// Sets `Cache-Control: private, no-store`, and removes `ETag`, `Last-Modified`, `Expires` and the headers that direct
-    /// CDNs. Otherwise a cache could serve one user's token to others.
+    /// Sets `Cache-Control: private, no-store`, and removes `ETag`, `Last-Modified`, `Expires` and the headers that
+    /// direct CDNs. Otherwise a cache could serve one user's token to others.
     ///
-    /// A handler's own `public` or `s-maxage` is replaced, and a `tracing` event says so. gRPC responses are not changed.
+    /// A handler's own `public` or `s-maxage` is replaced, and a `tracing` event says so. gRPC responses are not
+    /// changed.
     ///
     /// # Conditional requests
     ///
-    /// With [`MintTiming::BeforeHandler`](crate::MintTiming::BeforeHandler), a GET or HEAD for a document that gets a token
-    /// also loses `If-None-Match` and `If-Modified-Since`, so that no 304 brings back a page from before the user signed in.
-    /// All other requests keep their conditions.
+    /// With [`MintTiming::BeforeHandler`](crate::MintTiming::BeforeHandler), a GET or HEAD for a document that gets a
+    /// token also loses `If-None-Match` and `If-Modified-Since`, so that no 304 brings back a page from before the user
+    /// signed in. All other requests keep their conditions.
     ///
-    /// With the other timings, the handler runs before the layer knows whether there is a token. Then send no `ETag` with a
-    /// page that differs for signed-in users.
+    /// With the other timings, the handler runs before the layer knows whether there is a token. Then send no `ETag`
+    /// with a page that differs for signed-in users.
     #[default]
     NoStore,
-    /// Leaves the response's cache headers and the request's conditions as they are. Choose it only if nothing between the
-    /// handler and the user caches.
+    /// Leaves the response's cache headers and the request's conditions as they are. Choose it only if nothing between
+    /// the handler and the user caches.
     Unchanged,
 }
 
@@ -88,8 +89,8 @@ fn directs_caches(name: &HeaderName) -> bool {
     REMOVED.contains(name) || name.as_str().ends_with("-cache-control")
 }
 
-/// Removes the conditions of a request for a document: the browser may have kept a page from before the user signed in, and
-/// a 304 would show it again.
+/// Removes the conditions of a request for a document: the browser may have kept a page from before the user signed in,
+/// and a 304 would show it again.
 ///
 /// `Range` and `If-Range` stay: they return a part of today's page, or all of it. The conditions of every other request
 /// also stay: without its `If-None-Match: *`, a `PUT` would overwrite what exists (RFC 9110, section 13.1.2).

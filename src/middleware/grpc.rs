@@ -35,7 +35,8 @@ fn status(rejection: &AuthTokenRejection) -> &'static str {
     }
 }
 
-/// Returns whether this is the head of a gRPC message: `application/grpc`, `application/grpc+proto`, `application/grpc-web`.
+/// Returns whether this is the head of a gRPC message: `application/grpc`, `application/grpc+proto`,
+/// `application/grpc-web`.
 pub(crate) fn has_grpc_content(headers: &HeaderMap) -> bool {
     const GRPC: &str = "application/grpc";
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();

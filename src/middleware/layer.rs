@@ -22,8 +22,8 @@ use crate::user::InvalidUser;
 
 /// Mints a Released auth token for the signed-in user of each request, and hands it to the handlers behind it.
 ///
-/// The minter is a [`ReleasedClient`](crate::ReleasedClient) or any other [`Minter`]. The resolver finds the signed-in user, so
-/// the layer must be *inside* of the authentication layer.
+/// The minter is a [`ReleasedClient`](crate::ReleasedClient) or any other [`Minter`]. The resolver finds the signed-in
+/// user, so the layer must be *inside* of the authentication layer.
 ///
 /// By default the layer never answers in the handler's place: without a user or a token, the request goes on.
 /// [`reject_without_token`](Self::reject_without_token) changes that.
@@ -76,7 +76,8 @@ impl ReleasedTokenLayer {
         self
     }
 
-    /// Rejects a request that gets no token, instead of calling the handler. The token is always minted before the handler.
+    /// Rejects a request that gets no token, instead of calling the handler. The token is always minted before the
+    /// handler.
     ///
     /// | what happened | status | gRPC status, for `application/grpc*` |
     /// |---|---|---|
@@ -88,9 +89,9 @@ impl ReleasedTokenLayer {
     ///
     /// # The response's body
     ///
-    /// The response's body must be `Default`. The bodies of axum, of tonic, and `Full` and `Empty` of `http-body-util` are.
-    /// The bodies of tower-http's `TraceLayer` and `RequestBodyLimitLayer` are not: in one `ServiceBuilder`, put these layers
-    /// outside of this one.
+    /// The response's body must be `Default`. The bodies of axum, of tonic, and `Full` and `Empty` of `http-body-util`
+    /// are. The bodies of tower-http's `TraceLayer` and `RequestBodyLimitLayer` are not: in one `ServiceBuilder`, put
+    /// these layers outside of this one.
     ///
     /// # This is not access control
     ///
@@ -136,7 +137,8 @@ impl<P: fmt::Debug> fmt::Debug for ReleasedTokenLayer<P> {
     }
 }
 
-/// Makes the mint of a request, from its head to the token, without starting it. An anonymous request does not use the minter.
+/// Makes the mint of a request, from its head to the token, without starting it. An anonymous request does not use the
+/// minter.
 fn mint<M: Minter, R: UserResolver>(minter: &M, resolver: &R, outcomes: &Arc<Outcomes>, parts: &Parts) -> Mint {
     let user = resolver.resolve(parts);
     let mut minter = minter.clone();

@@ -35,7 +35,8 @@ impl<B> TokenPolicy<B> for FailOpen {
 impl<B: Default> TokenPolicy<B> for FailClosed {
     fn answer(self, method: &Method, headers: &HeaderMap, rejection: &AuthTokenRejection) -> Option<Response<B>> {
         let mut response = Response::new(B::default());
-        // A gRPC answer has status 200, which a cache could keep, so only a POST gets it: a browser may claim gRPC in a GET.
+        // A gRPC answer has status 200, which a cache could keep, so only a POST gets it: a browser may claim gRPC in a
+        // GET.
         if *method == Method::POST && grpc::has_grpc_content(headers) {
             grpc::answer(&mut response, headers, rejection);
         } else {

@@ -14,8 +14,8 @@ pub enum MintTiming {
     /// Before the handler, which starts with the token. The page takes as long as the mint and the handler together.
     #[default]
     BeforeHandler,
-    /// While inner middleware and the handler run, in the same task. The page takes as long as the slower of the two, if the
-    /// handler takes [`PendingToken`](crate::PendingToken) and awaits it last.
+    /// While inner middleware and the handler run, in the same task. The page takes as long as the slower of the two,
+    /// if the handler takes [`PendingToken`](crate::PendingToken) and awaits it last.
     AlongsideHandler,
     /// When a handler asks for the token. If no handler asks, nothing is minted. For pages that seldom need a token.
     OnExtraction,

@@ -47,9 +47,9 @@ const SESSION_PATH: &str = "/session";
 
 /// Runs a fake of Released: a real HTTP server on a free port of 127.0.0.1. Dropping it stops the server.
 ///
-/// It enforces the documented rules of both token APIs, and answers with signed tokens that live for two minutes. It exchanges
-/// them for sessions, as the portal does. Its `embed.js` defines the four elements, which show "Verified as …" or
-/// "Access denied: …", so that a page works offline. See the [module](super).
+/// It enforces the documented rules of both token APIs, and answers with signed tokens that live for two minutes. It
+/// exchanges them for sessions, as the portal does. Its `embed.js` defines the four elements, which show "Verified as
+/// …" or "Access denied: …", so that a page works offline. See the [module](super).
 pub struct FakeReleased {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -225,8 +225,8 @@ impl FakeReleased {
         self.behaviour().latency = latency;
     }
 
-    /// Sets the life of every later token, in whole seconds. With zero, tokens have expired when they arrive. Default: two
-    /// minutes.
+    /// Sets the life of every later token, in whole seconds. With zero, tokens have expired when they arrive. Default:
+    /// two minutes.
     pub fn set_token_life(&self, life: Duration) {
         self.behaviour().token_life = life;
     }
@@ -272,8 +272,8 @@ impl FakeReleased {
 
     /// Exchanges a token for a session, as the embed does.
     ///
-    /// Released does not document whether a token can be exchanged twice. Here it can, because one page may hold several embeds
-    /// with the same token.
+    /// Released does not document whether a token can be exchanged twice. Here it can, because one page may hold
+    /// several embeds with the same token.
     ///
     /// # Errors
     ///
@@ -466,8 +466,8 @@ fn claims(api: Api, user: &User, life: Duration) -> Claims {
     }
 }
 
-/// Returns whether a page of this origin may embed. Released requires HTTPS and a trusted domain. The fake trusts every domain,
-/// and this machine also without HTTPS.
+/// Returns whether a page of this origin may embed. Released requires HTTPS and a trusted domain. The fake trusts every
+/// domain, and this machine also without HTTPS.
 fn may_embed(origin: Option<&HeaderValue>) -> bool {
     let Some(origin) = origin else { return true };
     let origin = origin.to_str().ok().and_then(|origin| Url::parse(origin).ok());
