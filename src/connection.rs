@@ -5,11 +5,11 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-/// Why a connection could not be opened, or broke, and of which server. The source of a
+/// Says why a connection could not be opened, or broke, and to which server. It is the source of a
 /// [`MintError`](crate::MintError).
 ///
-/// It holds nothing that the remote end wrote: what it says is chosen here, and its source is the operating system's own error,
-/// made anew from its number.
+/// It contains no text from the network: its texts are chosen here, and its source is the operating system's own error,
+/// created again from its number.
 #[derive(Debug)]
 pub(crate) struct ConnectionFailure {
     cause: Cause,
@@ -18,7 +18,7 @@ pub(crate) struct ConnectionFailure {
 }
 
 impl ConnectionFailure {
-    /// `server` is the host and the port of the endpoint, also where a proxy is on the way.
+    /// `server` is the host and the port of the endpoint, even if a proxy is in between.
     pub(crate) fn new(cause: Cause, server: Arc<str>, source: Option<io::Error>) -> Self {
         Self { cause, server, source }
     }
@@ -27,7 +27,7 @@ impl ConnectionFailure {
         self.cause
     }
 
-    /// The host and the port of the token API.
+    /// Returns the host and the port of the token API.
     pub(crate) fn server(&self) -> &str {
         &self.server
     }
@@ -73,12 +73,12 @@ pub(crate) enum Cause {
     TimedOut,
     /// The other end closed the connection too early.
     Closed,
-    /// Something else: this machine has no socket left, or a client of the application's own does not tell.
+    /// Something else: this machine has no socket left, or the application's own client does not say.
     Other,
 }
 
 impl Cause {
-    /// Its name in `snake_case`, for logs.
+    /// Returns its name in `snake_case`, for logs.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Refused => "refused",
@@ -93,7 +93,7 @@ impl Cause {
         }
     }
 
-    /// What to check if no connection can be opened.
+    /// Returns what to check if no connection can be opened.
     pub(crate) fn what_to_do(self) -> &'static str {
         match self {
             Self::Refused => {

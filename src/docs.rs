@@ -1,9 +1,14 @@
 //! Guides that are longer than a type's documentation. Every example in them is compiled.
 //!
-//! ```
-//! // As this one is.
-//! use tower_released::embed;
-//! ```
+//! | guide | read it when |
+//! |---|---|
+//! | [`embedding`] | you write the page |
+//! | [`csp`] | your pages have a Content-Security-Policy |
+//! | [`caching`] | a cache or a CDN is in front of your application |
+//! | [`single_page_apps`] | the browser puts the page together, or the page is cached |
+//! | [`signing_out`] | you ask what ends when a user signs out |
+//! | [`troubleshooting`] | something does not work |
+//! | [`operating`] | you run the application: limits, logs, metrics, the secret |
 
 #[doc = include_str!("docs/embedding.md")]
 pub mod embedding {}
@@ -22,3 +27,6 @@ pub mod signing_out {}
 
 #[doc = include_str!("docs/operating.md")]
 pub mod operating {}
+
+#[doc = include_str!("docs/troubleshooting.md")]
+pub mod troubleshooting {}

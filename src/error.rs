@@ -1,4 +1,4 @@
-//! Why there is no token.
+//! The error of a mint.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -14,14 +14,14 @@ use crate::resolver::ExtractorRejected;
 use crate::token::InvalidToken;
 use crate::user::InvalidUser;
 
-/// Why a token could not be minted.
+/// Says why a mint failed, and what to do.
 ///
-/// Its text says what to do, and never holds the secret, a token, an e-mail address or anything that the remote end
-/// wrote; nor does its `Debug`. [`source`](Error::source) is where your own resolver's error is, untouched: look
-/// before you log that.
+/// Neither `Display` nor `Debug` contains the secret, a token, an e-mail address or text from Released's answer.
+/// [`source`](Error::source) returns your own resolver's error unchanged. It may name a person, so check it before you
+/// log it.
 ///
-/// A minter of your own makes one with [`MintError::new`], or leaves it to `From<BoxError>`, which recognises the errors
-/// of tower's layers.
+/// If you write your own minter, create errors with [`MintError::new`], or use `From<BoxError>`, which recognises the
+/// errors of tower's layers.
 ///
 /// # Example
 ///
@@ -29,7 +29,8 @@ use crate::user::InvalidUser;
 /// use std::time::Duration;
 /// use tower_released::{MintError, MintErrorKind};
 ///
-/// let error = MintError::new(MintErrorKind::RateLimited).with_retry_after(Duration::from_secs(5));
+/// let error = MintError::new(MintErrorKind::RateLimited)
+///     .with_retry_after(Duration::from_secs(5));
 /// assert_eq!(error.kind(), MintErrorKind::RateLimited);
 /// assert_eq!(error.retry_after(), Some(Duration::from_secs(5)));
 ///
@@ -46,18 +47,18 @@ pub struct MintError {
 }
 
 impl MintError {
-    /// An error of this kind.
+    /// Creates an error of this kind.
     pub fn new(kind: MintErrorKind) -> Self {
         Self { kind, status: None, retry_after: None, is_turned_away: false, source: None }
     }
 
-    /// Adds when it makes sense to try again.
+    /// Sets after how long a retry makes sense.
     pub fn with_retry_after(mut self, delay: Duration) -> Self {
         self.retry_after = Some(delay);
         self
     }
 
-    /// Adds what caused it. Neither `Display` nor `Debug` shows it.
+    /// Sets the cause. Neither `Display` nor `Debug` shows it.
     pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
         self.source = Some(source.into().into());
         self
@@ -74,60 +75,61 @@ impl MintError {
         self.status
     }
 
-    /// Of a mint that fails at once for this long, because of what became of others.
+    /// Creates the error of a mint that was not sent because earlier mints failed. Mints fail at once for the time that
+    /// is `left`.
     #[cfg(feature = "client")]
     pub(crate) fn turned_away(kind: MintErrorKind, left: Duration) -> Self {
         Self { is_turned_away: true, ..Self::new(kind).with_retry_after(left) }
     }
 
-    /// Whether the mint was not sent because of what became of others: Released keeps failing, asked to wait, or refuses
-    /// the secret. The circuit has logged that once.
+    /// Returns whether the mint was not sent because earlier mints failed: Released keeps failing, asked to wait, or
+    /// refuses the secret. The circuit has logged that once.
     #[cfg_attr(not(feature = "client"), allow(dead_code))]
     pub(crate) fn is_turned_away(&self) -> bool {
         self.is_turned_away
     }
 
-    /// Why the connection failed, and of which server, where that is known.
+    /// Returns why the connection failed, and to which server, if known.
     pub(crate) fn connection_failure(&self) -> Option<&ConnectionFailure> {
         self.source.as_deref()?.downcast_ref()
     }
 
-    /// Of which kind it is.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> MintErrorKind {
         self.kind
     }
 
-    /// After how long it makes sense to try again, where that is known.
+    /// Returns after how long a retry makes sense, if known.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
 }
 
-/// Of which kind a [`MintError`] is.
+/// Names the kind of a [`MintError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MintErrorKind {
-    /// The resolver's user breaks one of Released's rules; the source is the [`InvalidUser`].
+    /// The resolver's user breaks one of Released's rules. The source is the [`InvalidUser`].
     InvalidUser,
-    /// The resolver failed; the source is its error.
+    /// The resolver failed. The source is its error.
     Resolver,
     /// Released refused the shared secret.
     Unauthorized,
-    /// Released refused what it was sent.
+    /// Released refused the request.
     Rejected,
     /// Released asked for fewer requests.
     RateLimited,
     /// This process has too many mints in flight.
     Overloaded,
-    /// Released kept failing, so nothing is sent to it for now.
+    /// Released kept failing, so the client sends nothing for now.
     CircuitOpen,
-    /// No connection to Released could be opened. The text names the cause, and the source the server.
+    /// No connection to Released could be opened. The text names the cause, and the source names the server.
     Connect,
     /// Released did not answer in time.
     Timeout,
-    /// The connection broke before the answer was complete, or the request that wanted the token was dropped.
+    /// The connection broke before the answer was complete, or the request for the page was dropped.
     Interrupted,
-    /// Released, or a minter of your own, is failing.
+    /// Released, or your own minter, is failing.
     Unavailable,
     /// The answer was not a token.
     MalformedResponse,
@@ -136,7 +138,7 @@ pub enum MintErrorKind {
 }
 
 impl MintErrorKind {
-    /// The kind's name in `snake_case`, for logs and metrics.
+    /// Returns the kind's name in `snake_case`, for logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::InvalidUser => "invalid_user",
@@ -189,7 +191,7 @@ impl MintErrorKind {
             Self::CircuitOpen => "nothing needs to be done: it tries again by itself",
             Self::Connect => "check DNS, the network, proxies and the TLS certificates",
             Self::Timeout => "see whether Released, a proxy or the network is slow, or the deadline too short",
-            Self::Interrupted => "the connection broke, or whoever wanted the token went away",
+            Self::Interrupted => "the connection broke, or the request for the page was dropped",
             Self::Unavailable => "see Released's status; the next request tries again",
             Self::MalformedResponse => "check that the token URL leads to Released and not to a proxy's page",
             Self::Config => "check how the minter is set up",
@@ -205,7 +207,7 @@ impl fmt::Display for MintError {
         }
         if let Some(own) = self.source().filter(|source| source.is::<InvalidUser>() || source.is::<ExtractorRejected>())
         {
-            // Its texts hold no data of the user, and are more to the point.
+            // These texts hold no data of the user, and are more precise.
             return write!(f, ": {own}");
         }
         match self.connection_failure() {
@@ -254,8 +256,8 @@ impl From<Infallible> for MintError {
     }
 }
 
-/// Recognises what tower's own layers make of a minter's errors: `Timeout`, `LoadShed`, and `Buffer`, which wraps
-/// them. Anything else is [`MintErrorKind::Unavailable`], with the error as its source.
+/// Recognises the errors of tower's own layers: `Timeout`, `LoadShed`, and `Buffer`, which wraps them. Any other error
+/// becomes [`MintErrorKind::Unavailable`], with the error as its source.
 impl From<BoxError> for MintError {
     fn from(error: BoxError) -> Self {
         let error = match error.downcast::<Self>() {

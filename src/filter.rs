@@ -1,4 +1,4 @@
-//! Whether a request wants a token at all.
+//! Filters, which decide whether a request wants a token.
 //!
 //! A filter is any `Fn(&Parts) -> bool`; see [`ReleasedTokenLayer::mint_when`](crate::ReleasedTokenLayer::mint_when).
 
@@ -11,11 +11,11 @@ const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 const HX_REQUEST: HeaderName = HeaderName::from_static("hx-request");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
-/// In the extensions of a request that a layer's filter skipped, so that extractors can tell this from a missing layer.
+/// Marks a request that a layer's filter skipped, so that extractors can distinguish it from a missing layer.
 #[derive(Clone)]
 pub(crate) struct Skipped;
 
-/// What a browser loads for a page and cannot hold an embed: the values of `Sec-Fetch-Dest` that are passed over.
+/// The values of `Sec-Fetch-Dest` that are skipped: what a browser loads for a page and cannot hold an embed.
 const CANNOT_USE_A_TOKEN: &[&str] = &[
     "audio",
     "audioworklet",
@@ -33,11 +33,12 @@ const CANNOT_USE_A_TOKEN: &[&str] = &[
     "xslt",
 ];
 
-/// The default filter of a [`ReleasedTokenLayer`](crate::ReleasedTokenLayer): a token for everything, except for what
-/// cannot use one.
+/// Selects every request, except those that cannot use a token. Default of
+/// [`ReleasedTokenLayer`](crate::ReleasedTokenLayer).
 ///
-/// That is CORS preflights, and images, styles, scripts, fonts, media, manifests and workers as told by
-/// `Sec-Fetch-Dest`. Requests without fetch metadata (older browsers, plain HTTP, other servers) get their token.
+/// It skips CORS preflights. It also skips images, styles, scripts, fonts, media, manifests and workers, which it
+/// recognises by `Sec-Fetch-Dest`. It selects requests without fetch metadata (older browsers, plain HTTP, other
+/// servers).
 pub fn can_use_token(parts: &Parts) -> bool {
     let is_preflight = parts.method == Method::OPTIONS && parts.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
     let cannot_use_a_token =
@@ -45,9 +46,9 @@ pub fn can_use_token(parts: &Parts) -> bool {
     !is_preflight && !cannot_use_a_token
 }
 
-/// A filter for `.mint_when(navigations)`: only documents that a person navigates to, not what scripts fetch.
+/// Selects only documents that a user navigates to, and skips requests that scripts make: `.mint_when(navigations)`.
 ///
-/// Where the browser sends no fetch metadata, a request that accepts `text/html` counts as a navigation.
+/// If the browser sends no fetch metadata, a request that accepts `text/html` counts as a navigation.
 pub fn navigations(parts: &Parts) -> bool {
     match text(&parts.headers, &SEC_FETCH_MODE) {
         Some(mode) => mode == "navigate" && can_use_token(parts),
@@ -55,15 +56,15 @@ pub fn navigations(parts: &Parts) -> bool {
     }
 }
 
-/// A filter for `.mint_when(always)`: every request, whatever it looks like.
+/// Selects every request: `.mint_when(always)`.
 pub fn always(_: &Parts) -> bool {
     true
 }
 
-/// The values of `Sec-Fetch-Dest` of a document that a browser shows.
+/// The values of `Sec-Fetch-Dest` for documents that a browser shows.
 const DOCUMENTS: &[&str] = &["document", "iframe", "frame", "fencedframe", "embed", "object"];
 
-/// Whether a GET or HEAD asks for a document, or for a part of one, as htmx and Turbo do.
+/// Returns whether a GET or HEAD asks for a document, or for a part of one, as htmx and Turbo do.
 pub(crate) fn is_for_document(method: &Method, headers: &HeaderMap) -> bool {
     if !matches!(*method, Method::GET | Method::HEAD) {
         return false;
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_passes_over_only_what_cannot_use_a_token() {
+    fn the_default_skips_only_what_cannot_use_a_token() {
         let preflight = [("origin", "https://a.example"), ("access-control-request-method", "POST")];
         for (wanted, method, headers) in [
             (true, Method::GET, &[][..]),
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn navigations_are_told_from_what_scripts_fetch() {
+    fn navigations_are_distinguished_from_what_scripts_fetch() {
         for (wanted, headers) in [
             (true, &[("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")][..]),
             (true, &[("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")]),

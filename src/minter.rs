@@ -1,4 +1,4 @@
-//! What mints.
+//! The trait of everything that mints.
 
 use tower::Service;
 
@@ -6,23 +6,22 @@ use crate::error::MintError;
 use crate::token::AuthToken;
 use crate::user::User;
 
-/// Mints auth tokens: any `tower::Service<User, Response = AuthToken>` that can be cloned and shared between threads, and whose
-/// error is `Into<MintError>`.
+/// Mints auth tokens. It is implemented for every `tower::Service<User, Response = AuthToken>` that is
+/// `Clone + Send + Sync` and whose error is `Into<MintError>`.
 ///
-/// The trait is implemented for all such services: [`ReleasedClient`](crate::ReleasedClient), the
-/// [`StubMinter`](crate::testing::StubMinter) of tests, and both inside of tower's own `timeout`, `retry`,
-/// `concurrency_limit`, `load_shed` or `buffer`. So `fn app(minter: impl Minter) -> Router` takes what production and tests
-/// need.
+/// Such services are [`ReleasedClient`](crate::ReleasedClient), the [`StubMinter`](crate::testing::StubMinter) for
+/// tests, and both inside of tower's own `timeout`, `retry`, `concurrency_limit`, `load_shed` or `buffer`. So `fn
+/// app(minter: impl Minter) -> Router` works in production and in tests.
 ///
 /// # Limits around a `ReleasedClient`
 ///
-/// A `ReleasedClient` has a deadline and a limit of its own, with a bounded queue: prefer `deadline` and `max_in_flight` of its
-/// builder. Two mistakes are easy with tower's layers:
+/// A `ReleasedClient` has its own deadline and its own limit, with a bounded queue. Prefer `deadline` and
+/// `max_in_flight` of its builder. Two mistakes are easy with tower's layers:
 ///
-/// - `concurrency_limit(8).timeout(1 s)` queues without limit, and outside of the time limit: in a stall of Released, the
-///   64th page waits for 8 seconds. Put `load_shed` outermost, as here, so that a mint without a place fails at once.
-/// - A `timeout` that is shorter than the client's own attempt (1.5 seconds) hides every stall from its circuit breaker:
-///   mints that are dropped do not count as failures.
+/// - `concurrency_limit(8).timeout(1 s)` queues without limit, and outside of the time limit. When Released stalls, the
+///   64th page waits for 8 seconds. Put `load_shed` outermost, as below, so that a mint without a place fails at once.
+/// - A `timeout` that is shorter than the client's own attempt (1.5 seconds) hides every stall from its circuit
+///   breaker, because mints that are dropped do not count as failures.
 ///
 /// # Example
 ///

@@ -1,4 +1,4 @@
-//! How the mints of a layer end: counted, and logged without flooding the log.
+//! The ends of a layer's mints: counted, and logged at a limited rate.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -9,13 +9,14 @@ use crate::error::{MintError, MintErrorKind};
 use crate::pending::Outcome;
 use crate::telemetry::{self, debug, warn};
 
-/// How often failures of one kind are warned of. During an outage a busy site would write a thousand lines a second.
+/// The time between two warnings of one kind. During an outage, a busy site would otherwise log a thousand lines a
+/// second.
 const WARN_EVERY: Duration = Duration::from_secs(1);
 
-/// Says how mints end. Shared by the services of one layer.
+/// Counts and logs how mints end. The services of one layer share it.
 #[derive(Debug, Default)]
 pub(crate) struct Outcomes {
-    /// By kind, when it was last warned of, and how many failures came since.
+    /// For each kind, the time of its last warning, and how many failures came since.
     warned: Mutex<HashMap<MintErrorKind, Warned>>,
 }
 
@@ -26,7 +27,7 @@ struct Warned {
 }
 
 impl Outcomes {
-    /// Counts a mint from its start. Dropped without an [`end`](Started::end), it was cancelled.
+    /// Counts a mint from its start. If it is dropped without an [`end`](Started::end), it counts as cancelled.
     pub(crate) fn start(&self) -> Started<'_> {
         Started { outcomes: self, has_ended: false }
     }
@@ -36,7 +37,7 @@ impl Outcomes {
         let connection = error.connection_failure();
         let (cause, server) =
             (connection.map(|failure| failure.cause().as_str()), connection.map(ConnectionFailure::server));
-        // For pages that the circuit turns away, the circuit has warned when it opened.
+        // For mints that fail at once, the circuit logged a warning when it opened.
         let warns = if error.is_turned_away() { None } else { self.may_warn(kind) };
         if let Some(suppressed) = warns {
             warn!(
@@ -56,7 +57,8 @@ impl Outcomes {
         }
     }
 
-    /// Whether it is time to warn of this kind, and of how many others that came since the last warning.
+    /// Returns the number of failures of this kind since the last warning, or `None` if it is too early for another
+    /// one.
     fn may_warn(&self, kind: MintErrorKind) -> Option<u64> {
         let now = Instant::now();
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);

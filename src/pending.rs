@@ -1,8 +1,8 @@
 //! The promise of a token, one to a request.
 //!
-//! A mint that was started is always driven to its end by somebody: by the response future until the response's head
-//! leaves, and then, while a body still holds the promise, by a task of its own. Half polled and left alone, a mint would
-//! keep what it holds: a place among those in flight, a session's lock, a pooled connection.
+//! A mint that was started is always driven to its end: by the response future until the response's head leaves, and
+//! then, while a body still holds the promise, by a task of its own. A mint that is polled once and then never again
+//! would keep what it holds: a place among those in flight, a session's lock, a pooled connection.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -20,31 +20,33 @@ use crate::token::AuthToken;
 /// How a mint ends: with a token, with nobody to mint for, or with an error.
 pub(crate) type Outcome = Result<Option<AuthToken>, MintError>;
 
-/// A mint, from the resolver to the token, that nobody needs to name.
+/// A mint, from the resolver to the token, as a boxed future.
 pub(crate) type Mint = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
-/// The token of one request, minted or not yet.
+/// Promises the token of one request. [`get`](Self::get) waits for it.
 ///
-/// The layer puts it into the request's extensions whatever the [`MintTiming`](crate::MintTiming). All clones share one
-/// mint, and all get its result.
+/// The layer puts it into the request's extensions, with every [`MintTiming`](crate::MintTiming). All clones share one
+/// mint and get the same result.
 ///
-/// A mint that was started goes on until it ends, even if nobody awaits [`get`](Self::get) any more: the layer drives it
-/// until the response's head leaves. After that a `tokio` task drives it for as long as a clone exists, for example in a
-/// streamed body. Outside of a `tokio` runtime there is no such task, so a body must poll what it started.
+/// # Who drives the mint
+///
+/// A mint that was started goes on until it ends, even if nobody awaits [`get`](Self::get) any more. The layer drives
+/// it until the response's head leaves. After that, a `tokio` task drives it for as long as a clone exists, for example
+/// in a streamed body. Outside of a `tokio` runtime there is no such task, so a body must poll what it started.
 ///
 /// # Example
 ///
 /// ```
 /// use http::Request;
-/// use tower_released::PendingToken;
+/// use tower_released::{PendingToken, embed};
 ///
 /// // hyper, tonic, or any other service behind the layer:
-/// async fn embed<B>(request: &Request<B>) -> String {
+/// async fn portal<B>(request: &Request<B>) -> String {
 ///     let Some(pending) = request.extensions().get::<PendingToken>() else {
 ///         return String::new(); // the filter skipped this request
 ///     };
 ///     match pending.get().await {
-///         Ok(Some(token)) => format!(r#"<released-page channel-id="c1" auth-token="{token}"></released-page>"#),
+///         Ok(Some(token)) => embed::page("CHANNEL").token(&token).to_string(),
 ///         Ok(None) => "<p>Sign in to see the roadmap.</p>".to_owned(),
 ///         Err(_) => "<p>The roadmap is unavailable.</p>".to_owned(),
 ///     }
@@ -55,19 +57,18 @@ pub struct PendingToken {
 }
 
 impl PendingToken {
-    /// Waits for the token; `Ok(None)` if nobody is signed in.
+    /// Waits for the token. Returns `Ok(None)` if nobody is signed in.
     ///
-    /// A request mints at most once, however many ask and however often. The result is kept, an error too.
+    /// A request mints at most once, however often this is called. The result is kept, even an error.
     ///
     /// # Errors
     ///
-    /// Returns why there is no token although somebody is signed in. If the request was dropped before its mint ended, the
-    /// kind is [`MintErrorKind::Interrupted`].
+    /// The mint failed. If the request was dropped before its mint ended, the kind is [`MintErrorKind::Interrupted`].
     ///
     /// # Cancel safety
     ///
-    /// Dropping this future loses nothing: the mint goes on, and the next call gets its result. Polling it once and then
-    /// leaving it alone holds up nobody.
+    /// Dropping this future loses nothing: the mint goes on, and the next call gets its result. A future that is polled
+    /// once and then neither polled nor dropped does not delay other callers.
     pub async fn get(&self) -> Result<Option<AuthToken>, MintError> {
         let outcome = poll_fn(|cx| self.shared.poll(cx, Asker::Holder)).await;
         if matches!(outcome, Ok(Some(_))) {
@@ -103,13 +104,13 @@ impl fmt::Debug for PendingToken {
     }
 }
 
-/// The layer's part of a promise, kept by the response future. Dropping it cancels the mint.
+/// Drives the mint of a promise, for the response future that keeps it. Dropping it cancels the mint.
 pub(crate) struct Driver {
     shared: Option<Arc<Shared>>,
 }
 
 impl Driver {
-    /// Makes a promise of what `mint` will yield. Nothing happens before somebody asks.
+    /// Creates a promise of what `mint` will return. Nothing happens before it is polled.
     pub(crate) fn new(mint: Mint) -> (PendingToken, Self) {
         let running = Running { mint: Some(mint), driver: None, is_started: false, head: Head::Coming };
         let shared = Arc::new(Shared {
@@ -120,12 +121,12 @@ impl Driver {
         (PendingToken { shared: Arc::clone(&shared) }, Self { shared: Some(shared) })
     }
 
-    /// Drives the mint, and starts it if nobody did.
+    /// Drives the mint, and starts it if it has not started.
     pub(crate) fn start(&self, cx: &mut Context<'_>) -> Poll<Outcome> {
         self.poll(cx, Asker::Starter)
     }
 
-    /// Drives the mint if somebody started it. Otherwise the task is woken when somebody does.
+    /// Drives the mint if it has started. Otherwise the task is woken when it starts.
     pub(crate) fn drive(&self, cx: &mut Context<'_>) -> Poll<Outcome> {
         self.poll(cx, Asker::Driver)
     }
@@ -137,15 +138,15 @@ impl Driver {
         }
     }
 
-    /// Notes that the token is in reach without anybody asking for it.
+    /// Notes that the token is in the request's extensions, where it can be read without a call.
     pub(crate) fn mark_taken(&self) {
         if let Some(shared) = &self.shared {
             shared.holders.fetch_or(TAKEN, Ordering::Release);
         }
     }
 
-    /// Ends the layer's part, as the response's head leaves: from now on a task drives the mint if somebody still holds the
-    /// promise, and otherwise the mint ends. Returns whether the response may carry the token.
+    /// Ends the layer's part, when the response's head leaves. If the promise is still held, a task drives the mint
+    /// from now on; otherwise the mint ends. Returns whether the response may carry the token.
     pub(crate) fn leave(mut self) -> bool {
         let Some(shared) = self.shared.take() else { return false };
         shared.let_head_leave()
@@ -177,7 +178,7 @@ fn detach(runtime: &Runtime, shared: Arc<Shared>) {
     });
 }
 
-/// Set in [`Shared::holders`] when somebody got the token.
+/// Set in [`Shared::holders`] when a holder got the token.
 const TAKEN: usize = 1;
 
 /// Added to [`Shared::holders`] for each [`PendingToken`].
@@ -189,8 +190,8 @@ struct Shared {
     state: Mutex<State>,
     /// Locked after `state`, if both are.
     wakers: Mutex<Wakers>,
-    /// How many hold the promise, and whether somebody took the token out of it. Both in one number, because a renderer may
-    /// take the token and drop the promise between two looks.
+    /// How many hold the promise, and whether the token was taken out of it. Both are in one number, because a renderer
+    /// may take the token and drop the promise between two reads.
     holders: AtomicUsize,
 }
 
@@ -218,22 +219,22 @@ enum Head {
     LeftToTask,
 }
 
-/// Everybody who waits for one mint: whoever polled it last may not be the one who is there to poll it next.
+/// All wakers that wait for one mint: the task that polled it last may not be there to poll it next.
 struct Wakers {
     waiting: Vec<Waker>,
-    /// Something has changed for the mint since its last poll. The layer and the handler poll it in turn, and so does
-    /// everything else that wakes their task.
+    /// The mint was woken since its last poll. Without this, the layer and the handler would poll it whenever their
+    /// task is woken for another reason.
     is_awake: bool,
 }
 
 /// Who polls a mint.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Asker {
-    /// The application, which starts the mint. Nobody else may be there to drive it.
+    /// The application, which starts the mint. Possibly nothing else drives it.
     Holder,
     /// The layer or the task, which starts the mint and will poll it again.
     Starter,
-    /// The layer, which waits until somebody else starts the mint.
+    /// The layer, which waits until the application starts the mint.
     Driver,
 }
 
@@ -333,12 +334,12 @@ impl Shared {
         true
     }
 
-    /// Drops the mint, and with it its connection, if it is not done. Those who still wait get an error.
+    /// Drops the mint and its connection, if it is not done. Waiting callers get an error.
     fn cancel(&self) {
         let _ = self.finish(interrupted());
     }
 
-    /// Drops the mint if the promise was its last reason: nobody holds it, and the response future is gone.
+    /// Drops the mint if nothing needs it any more: the promise has no holder, and the response future is gone.
     fn end_if_the_head_has_left(&self) {
         let has_left = match &*self.state() {
             State::Running(running) => !matches!(running.head, Head::Coming),
@@ -399,15 +400,15 @@ impl Wakers {
     }
 }
 
-/// The mint's own waker. It keeps `Shared` alive in a circle until the mint ends, which the response future or the promise's
-/// last clone sees to.
+/// The mint's own waker. It keeps `Shared` alive in a cycle until the mint ends. The response future or the promise's
+/// last clone ends the mint.
 impl Wake for Shared {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // Awake before the wakers are taken: who is added after that polls the mint.
+        // Set before the wakers are taken: a task that is added after that polls the mint.
         self.wakers().is_awake = true;
         self.wake_all();
     }
@@ -447,7 +448,7 @@ mod tests {
         let wake = || waker.lock().expect("nobody panics").take().expect("polled").wake();
 
         for woken in 0..3 {
-            // As often as whatever else wakes the task.
+            // As often as other events wake the task.
             for _ in 0..3 {
                 assert_eq!(driver.start(cx).is_ready(), woken == 2);
                 assert_eq!(polls.load(Ordering::Relaxed), woken + 1);

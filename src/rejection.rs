@@ -1,4 +1,4 @@
-//! Why a handler cannot have its token, and what its client is answered.
+//! Why a handler cannot have its token, and the answer to its client.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::error::{MintError, MintErrorKind};
 
-/// What `Retry-After` says where the error does not know better: as long as the circuit breaker first stays open.
+/// The value of `Retry-After` if the error has none: the time for which the circuit breaker first stays open.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// Why a handler that asks for an [`AuthToken`](crate::AuthToken) cannot have one.
+/// Says why a handler that asks for an [`AuthToken`](crate::AuthToken) cannot have one.
 ///
-/// Its texts go to the client, so they tell nothing of the configuration or of Released; only a missing layer, which is
-/// met while developing, is explained.
+/// Its texts are sent to the client, so they say nothing of the configuration or of Released. The texts for a missing
+/// layer and for a skipped request name the cure, because they occur during development.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum AuthTokenRejection {
@@ -22,17 +22,26 @@ pub enum AuthTokenRejection {
     MissingLayer,
     /// Nobody is signed in.
     Anonymous,
-    /// The layer's filter passed this request over.
+    /// The layer's filter skipped this request.
     Skipped,
     /// The mint failed.
     Mint(MintError),
 }
 
 impl AuthTokenRejection {
-    /// The status of the answer: 401 for [`Anonymous`](Self::Anonymous); 503, 504, 502 or 500 by kind for
-    /// [`Mint`](Self::Mint); else 500.
+    /// Returns the status of the answer.
     ///
-    /// Released's own refusal of the shared secret is a 500: a 401 would send the person to sign in again, and again.
+    /// | rejection | status |
+    /// |---|---|
+    /// | [`Anonymous`](Self::Anonymous) | 401 |
+    /// | [`Mint`](Self::Mint): Released is unreachable or failing, or too many mints are in flight | 503 |
+    /// | [`Mint`](Self::Mint): Released is too slow | 504 |
+    /// | [`Mint`](Self::Mint): Released's answer is not a token | 502 |
+    /// | [`Mint`](Self::Mint): the secret, the account, the user or the resolver is wrong | 500 |
+    /// | [`MissingLayer`](Self::MissingLayer), [`Skipped`](Self::Skipped) | 500 |
+    ///
+    /// If Released refuses the shared secret, the status is 500. A 401 would ask the user to sign in again, which does
+    /// not help.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Anonymous => StatusCode::UNAUTHORIZED,
@@ -46,12 +55,12 @@ impl AuthTokenRejection {
         }
     }
 
-    /// The text of the answer.
+    /// Returns the text of the answer.
     pub fn body_text(&self) -> String {
         self.to_string()
     }
 
-    /// When the client should try again; with status 503 only.
+    /// Returns after how long the client should try again. Only for status 503.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Mint(error) if self.status() == StatusCode::SERVICE_UNAVAILABLE => {
@@ -61,7 +70,7 @@ impl AuthTokenRejection {
         }
     }
 
-    /// The headers of an answer over HTTP. Some caches keep errors, too.
+    /// Adds the headers of an answer over HTTP. Some caches keep errors, too.
     pub(crate) fn insert_headers(&self, headers: &mut HeaderMap) {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(delay) = self.retry_after() {
@@ -71,7 +80,7 @@ impl AuthTokenRejection {
         }
     }
 
-    /// Of ASCII without `%`, so that it needs no encoding in `grpc-message`.
+    /// Returns the text, which is ASCII without `%`, so that it needs no encoding in `grpc-message`.
     pub(crate) fn client_text(&self) -> &'static str {
         match self {
             Self::MissingLayer => {
@@ -80,7 +89,7 @@ impl AuthTokenRejection {
             }
             Self::Anonymous => "Nobody is signed in.",
             Self::Skipped => {
-                "The filter of the ReleasedTokenLayer passed this request over, so it has no auth token. \
+                "The filter of the ReleasedTokenLayer skipped this request, so it has no auth token. \
                  Take an `Option` of it in the handler, or include the request with `.mint_when(..)`."
             }
             Self::Mint(error) => match Failure::of(error.kind()) {
@@ -107,15 +116,15 @@ impl std::error::Error for AuthTokenRejection {
     }
 }
 
-/// What a failed mint is to a client.
+/// The kinds of failed mints, as a client sees them.
 pub(crate) enum Failure {
     /// Try again later.
     Unavailable,
     /// It took too long.
     DeadlineExceeded,
-    /// Released's answer made no sense.
+    /// Released's answer is not a token.
     BadGateway,
-    /// Something is wrong at this end.
+    /// This application or its configuration is wrong.
     Internal,
 }
 

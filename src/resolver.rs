@@ -1,4 +1,4 @@
-//! Who is signed in: from a request to a [`User`].
+//! Resolvers, which find the signed-in user of a request.
 
 use std::any::type_name;
 use std::fmt;
@@ -12,17 +12,17 @@ use tower::BoxError;
 use crate::telemetry::debug;
 use crate::user::User;
 
-/// Tells who is signed in, from a request's head.
+/// Finds the signed-in user of a request, from its head.
 ///
-/// Most applications need none of their own: [`from_extension`] reads what an authentication layer left in the
-/// request's extensions, [`from_extractor`](crate::from_extractor) runs any axum extractor, and [`resolver_fn`] takes
-/// a closure. `Arc<R>` is a resolver where `R` is.
+/// Most applications use a ready-made resolver: [`from_extension`] reads what an authentication layer left in the
+/// request's extensions, [`from_extractor`](crate::from_extractor) runs an axum extractor, and [`resolver_fn`] calls a
+/// closure. If `R` is a resolver, `Arc<R>` is one, too.
 ///
 /// # Example
 ///
 /// ```
 /// use http::request::Parts;
-/// use tower_released::{User, UserResolver};
+/// use tower_released::{BoxError, User, UserResolver};
 /// # #[derive(Clone)] struct Accounts;
 /// # impl Accounts { async fn by_session(&self, _: String) -> Result<Option<(String, String)>, std::io::Error> { Ok(None) } }
 ///
@@ -30,40 +30,55 @@ use crate::user::User;
 ///     accounts: Accounts,
 /// }
 ///
+/// type Found = Result<Option<User>, BoxError>;
+///
 /// impl UserResolver for BySession {
-///     type Error = tower::BoxError;
+///     type Error = BoxError;
 ///
 ///     fn resolve(
 ///         &self,
 ///         parts: &Parts,
-///     ) -> impl Future<Output = Result<Option<User>, Self::Error>> + Send + 'static {
-///         // Copy now what the future needs: it may outlive the borrows.
-///         let session = parts.headers.get("x-session").and_then(|id| id.to_str().ok()).map(str::to_owned);
+///     ) -> impl Future<Output = Found> + Send + 'static {
+///         // Copy what the future needs: it may outlive the borrows.
+///         let session = parts.headers.get("x-session");
+///         let session = session.and_then(|id| id.to_str().ok());
+///         let session = session.map(str::to_owned);
 ///         let accounts = self.accounts.clone();
 ///         async move {
 ///             let Some(session) = session else { return Ok(None) };
-///             let Some((id, email)) = accounts.by_session(session).await? else { return Ok(None) };
+///             let account = accounts.by_session(session).await?;
+///             let Some((id, email)) = account else { return Ok(None) };
 ///             Ok(Some(User::new(id, email)?))
 ///         }
 ///     }
 /// }
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` does not tell who is signed in: it is not a `UserResolver`",
+    message = "`{Self}` does not find the signed-in user: it is not a `UserResolver`",
     label = "not a `UserResolver`",
     note = "a closure becomes a resolver in `resolver_fn(|parts: &Parts| ..)`, or in `from_extension(|user: &YourUser| ..)` \
             if an authentication layer leaves `YourUser` in the request's extensions",
     note = "with feature `axum`, `from_extractor(state, |user: YourExtractor| ..)` runs an extractor"
 )]
 pub trait UserResolver: Send + Sync + 'static {
-    /// Why the resolver failed. It becomes the source of a [`MintError`](crate::MintError), which never prints it: it may
-    /// name a person. Log it in the resolver if you want to see it.
+    /// The error of the resolver. It becomes the source of a [`MintError`](crate::MintError), which never prints it,
+    /// because it may name a person. Log it in the resolver if you want to see it.
     type Error: Into<BoxError>;
 
-    /// Tells who sent this request; `Ok(None)` if nobody is signed in.
+    /// Finds the user who sent this request. `Ok(None)` means that nobody is signed in.
     ///
-    /// Copy what is needed from `parts` now, and do slow work in the future: it may be polled late, beside the
-    /// handler, or never. It is dropped with the request, at any of its awaits.
+    /// Copy what is needed from `parts` before the future starts, and do slow work in the future. The future may be
+    /// polled late, alongside the handler, or never.
+    ///
+    /// # Errors
+    ///
+    /// The resolver's own error. The mint then fails with [`MintErrorKind::Resolver`](crate::MintErrorKind::Resolver),
+    /// or with [`MintErrorKind::InvalidUser`](crate::MintErrorKind::InvalidUser) if the error is an
+    /// [`InvalidUser`](crate::InvalidUser).
+    ///
+    /// # Cancel safety
+    ///
+    /// The future is dropped with the request, at any of its awaits.
     fn resolve(&self, parts: &Parts) -> impl Future<Output = Result<Option<User>, Self::Error>> + Send + 'static;
 }
 
@@ -75,7 +90,7 @@ impl<R: UserResolver> UserResolver for Arc<R> {
     }
 }
 
-/// Why `from_extractor` cannot tell who is signed in. Its text holds no data of the request.
+/// Why `from_extractor` cannot find the user. Its text holds no data of the request.
 #[derive(Debug)]
 #[cfg_attr(not(feature = "axum"), allow(dead_code))]
 pub(crate) struct ExtractorRejected {
@@ -97,11 +112,11 @@ impl fmt::Display for ExtractorRejected {
 
 impl std::error::Error for ExtractorRejected {}
 
-/// What the closure of a ready-made resolver may return: a [`User`], or an `Option` or `Result` of one, nested as you
-/// like.
+/// Converts what the closure of a ready-made resolver returns: a [`User`], or an `Option` or `Result` of one, nested as
+/// you like.
 ///
-/// `None` is nobody, and any error that is `Into<BoxError>` will do, [`InvalidUser`](crate::InvalidUser) among them.
-/// Implement it for your own type if many resolvers return it.
+/// `None` means that nobody is signed in. An error can be anything that is `Into<BoxError>`, such as
+/// [`InvalidUser`](crate::InvalidUser). Implement the trait for your own type if many resolvers return it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say who is signed in",
     label = "expected a `User`, or an `Option` or `Result` of one",
@@ -109,11 +124,11 @@ impl std::error::Error for ExtractorRejected {}
     note = "the closure of `from_extension` returns it; those of `resolver_fn` and `from_extractor` return a future of it"
 )]
 pub trait IntoUser {
-    /// Tells who is signed in, if anybody.
+    /// Returns the signed-in user, or `None` if nobody is signed in.
     ///
     /// # Errors
     ///
-    /// Whatever kept it from being told.
+    /// The error of a `Result`.
     fn into_user(self) -> Result<Option<User>, BoxError>;
 }
 
@@ -135,14 +150,19 @@ impl<T: IntoUser, E: Into<BoxError>> IntoUser for Result<T, E> {
     }
 }
 
-/// Makes a resolver from a closure over the request's head, which returns a future.
+/// Creates a resolver from a closure that gets the request's head and returns a future.
 ///
-/// The future's output is who is signed in ([`IntoUser`]). An error that it returns is never logged, because it may name a
-/// person: log it in the closure.
+/// The future returns the signed-in user ([`IntoUser`]). An error that it returns is never logged, because it may name
+/// a person: log it in the closure.
 ///
-/// The future must own what it needs. Copy out of `parts` before `async move`; `async |parts: &Parts|` does not compile,
-/// because its future borrows `parts`. Clone a captured database handle for each call. Where nothing has to be awaited, return
-/// [`std::future::ready`].
+/// # What the future may hold
+///
+/// The future must own what it needs:
+///
+/// - Copy out of `parts` before `async move`. `async |parts: &Parts|` does not compile, because its future borrows
+///   `parts`.
+/// - Clone a captured database handle for each call.
+/// - If there is nothing to await, return [`std::future::ready`].
 ///
 /// # Example
 ///
@@ -167,9 +187,10 @@ impl<T: IntoUser, E: Into<BoxError>> IntoUser for Result<T, E> {
 /// });
 /// # fn is_resolver(_: impl tower_released::UserResolver) {} is_resolver(resolver);
 ///
-/// // Behind a proxy that authenticates, nothing has to be awaited.
+/// // Behind a proxy that authenticates, there is nothing to await.
 /// let resolver = resolver_fn(|parts: &Parts| {
-///     let email = parts.headers.get("x-auth-email").and_then(|email| email.to_str().ok());
+///     let email = parts.headers.get("x-auth-email");
+///     let email = email.and_then(|email| email.to_str().ok());
 ///     ready(email.map(|email| User::new(UserId::encode(email), email)))
 /// });
 /// # is_resolver(resolver);
@@ -185,9 +206,9 @@ where
     })
 }
 
-/// Makes a resolver that reads a `T` from the request's extensions, where authentication layers leave their user.
+/// Creates a resolver that reads a `T` from the request's extensions, where authentication layers leave their user.
 ///
-/// Without a `T` in the extensions nobody is signed in, and the closure is not called. What has to be awaited goes into
+/// If the extensions hold no `T`, nobody is signed in, and the closure is not called. To await something, use
 /// [`resolver_fn`].
 ///
 /// # Example
@@ -201,7 +222,8 @@ where
 ///     email: String,
 /// }
 ///
-/// let resolver = from_extension(|user: &CurrentUser| User::new(&user.id, &user.email));
+/// let vouch = |user: &CurrentUser| User::new(&user.id, &user.email);
+/// let resolver = from_extension(vouch);
 /// # fn is_resolver(_: impl tower_released::UserResolver) {} is_resolver(resolver);
 /// ```
 pub fn from_extension<T, F, U>(user: F) -> impl UserResolver<Error = BoxError>
@@ -222,7 +244,7 @@ where
     })
 }
 
-/// What the ready-made resolvers are: a closure that returns a whole answer.
+/// A ready-made resolver: a closure that returns a future of the user.
 pub(crate) struct Resolver<F>(pub(crate) F);
 
 impl<F, Fut> UserResolver for Resolver<F>

@@ -1,4 +1,4 @@
-//! What a mint yields: the auth token for the page.
+//! The auth token for the page.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,22 +10,32 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::error::MintError;
 
-/// The longest token that is accepted, in bytes. Released's are a few hundred; headers end at 8 KiB in most servers.
+/// The longest token that is accepted, in bytes. Released's have a few hundred; most servers accept headers of up to 8
+/// KiB.
 const MAX_BYTES: usize = 8 * 1024;
 
-/// How long Released documents a token to live, where the token itself does not say.
+/// The life of a token that Released documents, for tokens that do not say it themselves.
 const DOCUMENTED_LIFE: Duration = Duration::from_secs(2 * 60);
 
-/// The longest life that a token is believed to have: what Released's had before it was shortened to two minutes.
+/// The longest life that is accepted: the one that Released's tokens had before it was shortened to two minutes.
 const LONGEST_LIFE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// A short-lived auth token for one person, safe to stand in an HTML attribute.
+/// Holds a short-lived auth token for one person. It is safe in an HTML attribute.
 ///
-/// It goes into the `auth-token` attribute of a Released embed: `Display` writes the token itself, for templates.
-/// `Debug` does not. It is good for one navigation: never store one, and never hand one to another request.
+/// Put it into the `auth-token` attribute of a Released embed. `Display` writes the token itself, for templates;
+/// `Debug` does not. A token belongs to one page: never store it, and never use it for another request.
 ///
-/// The token is opaque, but not anything: see [`AuthToken::new`] for what it is made of. As an axum extractor, see the
-/// crate's README.
+/// The token is opaque; [`AuthToken::new`] says which characters it may have.
+///
+/// # As an axum extractor
+///
+/// | a handler takes | nobody is signed in | the mint failed | the filter skipped the request | no layer |
+/// |---|---|---|---|---|
+/// | `Option<AuthToken>` | `None` | `None` | `None` | 500 |
+/// | `AuthToken` | 401 | 503, 504, 502 or 500 | 500 | 500 |
+/// | `Result<AuthToken, AuthTokenRejection>` | `Err(Anonymous)` | `Err(Mint(error))` | `Err(Skipped)` | `Err(MissingLayer)` |
+///
+/// [`AuthTokenRejection`](crate::AuthTokenRejection) says which status means what.
 ///
 /// # Example
 ///
@@ -34,8 +44,9 @@ const LONGEST_LIFE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 ///
 /// let token = AuthToken::new("eyJhbGciOiJIUzI1NiJ9.e30.c2ln")?;
 /// assert_eq!(
-///     format!(r#"<released-page channel-id="c1" auth-token="{token}"></released-page>"#),
-///     r#"<released-page channel-id="c1" auth-token="eyJhbGciOiJIUzI1NiJ9.e30.c2ln"></released-page>"#,
+///     format!(r#"<released-page auth-token="{token}"></released-page>"#),
+///     "<released-page auth-token=\"eyJhbGciOiJIUzI1NiJ9.e30.c2ln\">\
+///      </released-page>",
 /// );
 /// assert!(!format!("{token:?}").contains("eyJ"));
 /// # Ok::<(), tower_released::MintError>(())
@@ -49,10 +60,10 @@ pub struct AuthToken {
 }
 
 impl AuthToken {
-    /// Takes a token that was minted just now.
+    /// Creates a token from a string that was minted just now.
     ///
-    /// Only the alphabet of bearer tokens (RFC 6750, section 2.1, `b64token`) is accepted, `A-Z a-z 0-9 - . _ ~ + /`
-    /// and `=` at the end, so that a token cannot break out of an HTML attribute, a header, a URL or a script.
+    /// It may have the characters of bearer tokens (RFC 6750, section 2.1, `b64token`): `A-Z a-z 0-9 - . _ ~ + /`, and
+    /// `=` at the end. So a token cannot break out of an HTML attribute, a header, a URL or a script.
     ///
     /// # Errors
     ///
@@ -75,57 +86,58 @@ impl AuthToken {
         Ok(Self { token, minted_at, asked_at: Instant::now() })
     }
 
-    /// Lets the token's life count from the moment when Released was asked for it, instead of from now.
+    /// Counts the token's life from the moment when the request for it was sent, instead of from now.
     ///
-    /// Released starts to count when it mints, which is before the reply is read, and long before if the reply lay unread
-    /// in the meantime. Counted from when the request was sent, what remains is never too much. `at` and `time` are
-    /// the same moment, taken from both clocks just before the request was sent.
+    /// Released counts from when it mints, which is before the reply is read, and long before if the reply waited to be
+    /// read. Counted from when the request was sent, the remaining time is never too long. `at` and `time` are the same
+    /// moment, taken from both clocks just before the request was sent.
     #[cfg(feature = "client")]
     pub(crate) fn asked_for_at(self, at: Instant, time: SystemTime) -> Self {
         Self { asked_at: at, minted_at: time, ..self }
     }
 
-    /// The token itself.
+    /// Returns the token itself.
     pub fn as_str(&self) -> &str {
         &self.token
     }
 
-    /// When the token was asked for, by this server's clock; for a token of [`AuthToken::new`], when that was called.
+    /// Returns when the token was requested, by this server's clock. For a token of [`AuthToken::new`], that is when
+    /// `new` was called.
     pub fn minted_at(&self) -> SystemTime {
         self.minted_at
     }
 
-    /// When the embed must have used the token, by this server's clock.
+    /// Returns when the token expires if the embed has not used it, by this server's clock.
     ///
-    /// The token's life counts from [`minted_at`](Self::minted_at), and is at most seven days:
+    /// The token's life counts from [`minted_at`](Self::minted_at). It is at most seven days:
     ///
     /// | the token is a JWT with | its life |
     /// |---|---|
-    /// | `iat` and `exp` | `exp` less `iat`, which no wrong clock changes |
-    /// | `exp` alone | what `exp` leaves by this server's clock, but at most two minutes |
-    /// | neither, or not a JWT, or `exp` is over | two minutes, which is what Released documents |
+    /// | `iat` and `exp` | `exp` minus `iat`, so a wrong clock of this server does not matter |
+    /// | only `exp` | the time until `exp` by this server's clock, but at most two minutes |
+    /// | neither, or not a JWT, or an `exp` in the past | two minutes, as Released documents |
     pub fn expires_at(&self) -> SystemTime {
         self.minted_at + self.life()
     }
 
-    /// How much time the embed has left to use the token; zero once it has expired. A jump of the server's clock does
-    /// not change it.
+    /// Returns the time that the embed has left to use the token. It is zero once the token has expired. A jump of the
+    /// server's clock does not change it.
     pub fn remaining(&self) -> Duration {
         self.life().saturating_sub(self.asked_at.elapsed())
     }
 
-    /// Whether it is too late for the embed to use the token.
+    /// Returns whether it is too late for the embed to use the token.
     pub fn is_expired(&self) -> bool {
         self.remaining().is_zero()
     }
 
-    // Read when it is asked for: most pages only print the token.
+    // Computed on demand: most pages only print the token.
     fn life(&self) -> Duration {
         life_told_by(&self.token, self.minted_at).unwrap_or(DOCUMENTED_LIFE)
     }
 }
 
-/// Two are equal if they are the same token, whenever they arrived.
+/// Compares the tokens themselves, not when they were minted.
 impl PartialEq for AuthToken {
     fn eq(&self, other: &Self) -> bool {
         self.token == other.token
@@ -146,21 +158,21 @@ impl fmt::Debug for AuthToken {
     }
 }
 
-/// Serializes as the token's string, for JSON replies and template contexts.
+/// Serializes the token as a string, for JSON replies and template contexts.
 impl Serialize for AuthToken {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.token)
     }
 }
 
-/// Why something is not an [`AuthToken`]. None of the texts holds any of it.
+/// Says why a string is not an [`AuthToken`]. The texts contain no part of the string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum InvalidToken {
     /// It is empty.
     Empty,
     /// It is longer than 8 KiB.
     TooLong,
-    /// It has a character that bearer tokens have not.
+    /// It has a character that bearer tokens cannot have.
     Character,
 }
 
@@ -181,12 +193,12 @@ fn is_b64token(token: &str) -> bool {
     let unpadded = token.trim_end_matches('=');
     let is_legal =
         |byte| matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'+' | b'/');
-    // To the end in any case, so that many bytes are compared at once.
+    // No early exit, so that many bytes are compared at once.
     !unpadded.is_empty() && unpadded.bytes().fold(true, |all, byte| all & is_legal(byte))
 }
 
-/// The life that a JWT's `iat` and `exp` claims (RFC 7519, sections 4.1.4 and 4.1.6) give a token. Only a hint: nobody has
-/// checked the signature.
+/// Reads a token's life from a JWT's `iat` and `exp` claims (RFC 7519, sections 4.1.4 and 4.1.6). It is only a hint:
+/// the signature is not checked.
 fn life_told_by(token: &str, minted_at: SystemTime) -> Option<Duration> {
     #[derive(Deserialize)]
     struct Claims {
@@ -197,10 +209,10 @@ fn life_told_by(token: &str, minted_at: SystemTime) -> Option<Duration> {
     let payload = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
     let Claims { exp, iat } = serde_json::from_slice(&payload).ok()?;
     let life = if let Some(iat) = iat {
-        // Both are of Released's clock, so it does not matter how wrong this server's is.
+        // Both are from Released's clock, so a wrong clock of this server does not matter.
         Duration::try_from_secs_f64(exp - iat).ok()?.min(LONGEST_LIFE)
     } else {
-        // The two clocks may differ, so no more than what is documented is believed.
+        // The two clocks may differ, so the life is at most the documented one.
         let expires_at = SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(exp).ok()?)?;
         expires_at.duration_since(minted_at).ok()?.min(DOCUMENTED_LIFE)
     };

@@ -11,16 +11,20 @@ use crate::telemetry::debug;
 /// The longest user id that Released accepts, in bytes.
 const MAX_ID_BYTES: usize = 255;
 
-/// The longest name that Released accepts, in UTF-16 code units: what a JavaScript server counts as characters.
+/// The longest name that Released accepts, in UTF-16 code units, which a JavaScript server counts as characters.
 const MAX_NAME_UTF16_UNITS: usize = 200;
 
-/// What every encoded id starts with, and ends in 64 hexadecimal digits.
+/// The start of every encoded id; 64 hexadecimal digits follow.
 const ENCODED_PREFIX: &str = "sha256:";
 
-/// A signed-in person, as Released wants to know them: an id, an e-mail address and, if you like, a name and a picture.
+/// Describes a signed-in person to Released: an id, an e-mail address and, optionally, a name and a picture.
 ///
-/// [`User::new`] enforces the rules of Released's token API before anything is sent, so that whatever holds a `User`
-/// need not check it again. `Debug` shows nothing of the person.
+/// [`User::new`] checks the rules of Released's token API before anything is sent. `Debug` shows nothing of the person.
+///
+/// # Vouch for confirmed addresses only
+///
+/// The e-mail address is an authorisation key: Released opens portals by internal domain, by e-mail domain and by
+/// address. If a user can enter an address without confirming it, that user can enter somebody else's portal.
 ///
 /// # Example
 ///
@@ -46,7 +50,7 @@ pub struct User {
 }
 
 impl User {
-    /// Creates a user with this id and e-mail address.
+    /// Creates a user with this id and this e-mail address, which the person must have confirmed.
     ///
     /// Released matches its user profiles by `id`, so it must be unique and stable in your system. It may be a string, a number,
     /// a UUID, or anything else with a `Display`. Pass a [`UserId`] from [`UserId::encode`] if your ids have characters that
@@ -66,8 +70,9 @@ impl User {
     ///
     /// # Errors
     ///
-    /// If the id is not 1 to 255 of `a-z A-Z 0-9 : _ -`, or the e-mail address is not a bare RFC 5322 address: one without
-    /// a display name, angle brackets, control characters, or white space around it.
+    /// - The id is not 1 to 255 of `a-z A-Z 0-9 : _ -`.
+    /// - The e-mail address is not a bare RFC 5322 address. A bare address has no display name, no angle brackets, no
+    ///   control characters, and no white space around it.
     // By value, so that `42` and `user.id()` need no `&`.
     #[allow(clippy::needless_pass_by_value)]
     pub fn new(id: impl ToString, email: impl Into<String>) -> Result<Self, InvalidUser> {
@@ -79,10 +84,11 @@ impl User {
         Ok(Self { id, email, name: None, avatar_url: None })
     }
 
-    /// Adds the name that Released shows for this person.
+    /// Sets the name that Released shows for this person.
     ///
-    /// A name never costs the login: one of more than 200 characters (UTF-16 code units) is cut at a character boundary,
-    /// with a `tracing` event. A blank name is left out. [`try_with_name`](Self::try_with_name) is the strict form.
+    /// A name never makes a mint fail. A name of more than 200 characters (UTF-16 code units) is cut at a character
+    /// boundary, and a `tracing` event says so. A blank name is left out. [`try_with_name`](Self::try_with_name)
+    /// returns an error instead.
     pub fn with_name(mut self, name: impl Into<String>) -> Self {
         let mut name = name.into();
         if is_blank(&name) {
@@ -97,11 +103,11 @@ impl User {
         self
     }
 
-    /// Adds the name that Released shows for this person, or refuses it. A blank name is left out.
+    /// Sets the name that Released shows for this person, if Released accepts it. A blank name is left out.
     ///
     /// # Errors
     ///
-    /// [`InvalidUser::NameTooLong`] for more than 200 characters (UTF-16 code units).
+    /// [`InvalidUser::NameTooLong`] if the name has more than 200 characters (UTF-16 code units).
     pub fn try_with_name(mut self, name: impl Into<String>) -> Result<Self, InvalidUser> {
         let name = Some(name.into()).filter(|name| !is_blank(name));
         if name.as_deref().and_then(end_of_allowed_name).is_some() {
@@ -111,10 +117,10 @@ impl User {
         Ok(self)
     }
 
-    /// Adds the address of a picture of this person.
+    /// Sets the URL of a picture of this person.
     ///
-    /// A picture never costs the login: an invalid address is dropped, with a `tracing` event. A blank address is left out.
-    /// [`try_with_avatar_url`](Self::try_with_avatar_url) is the strict form.
+    /// A picture never makes a mint fail. An invalid URL is ignored, and a `tracing` event says so. A blank URL is left
+    /// out. [`try_with_avatar_url`](Self::try_with_avatar_url) returns an error instead.
     pub fn with_avatar_url(mut self, url: impl Into<String>) -> Self {
         let url = url.into();
         if is_blank(&url) {
@@ -127,11 +133,11 @@ impl User {
         self
     }
 
-    /// Adds the address of a picture of this person, or refuses it.
+    /// Sets the URL of a picture of this person, if Released accepts it.
     ///
     /// # Errors
     ///
-    /// [`InvalidUser::AvatarUrl`] if it is not an absolute `http` or `https` URL by the WHATWG URL standard.
+    /// [`InvalidUser::AvatarUrl`] if the URL is not an absolute `http` or `https` URL by the WHATWG URL standard.
     pub fn try_with_avatar_url(mut self, url: impl Into<String>) -> Result<Self, InvalidUser> {
         let url = url.into();
         if !is_web_address(&url) {
@@ -141,22 +147,22 @@ impl User {
         Ok(self)
     }
 
-    /// The id in the application's own system.
+    /// Returns the id in the application's own system.
     pub fn id(&self) -> &UserId {
         &self.id
     }
 
-    /// The e-mail address.
+    /// Returns the e-mail address.
     pub fn email(&self) -> &str {
         &self.email
     }
 
-    /// The name, if one was given.
+    /// Returns the name, if it was set.
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
 
-    /// The picture's address, if a valid one was given.
+    /// Returns the picture's URL, if a valid one was set.
     pub fn avatar_url(&self) -> Option<&str> {
         self.avatar_url.as_deref()
     }
@@ -168,11 +174,11 @@ impl fmt::Debug for User {
     }
 }
 
-/// An id that Released accepts: 1 to 255 of `a-z A-Z 0-9 : _ -`.
+/// Holds a user's id that Released accepts: 1 to 255 of `a-z A-Z 0-9 : _ -`.
 ///
-/// [`UserId::encode`] makes an empty one of blank input, which [`User::new`] refuses.
+/// Only [`UserId::encode`] of blank input makes an empty one, which [`User::new`] refuses.
 ///
-/// `Debug` does not show it, because it tells who somebody is. `Display` does.
+/// `Debug` does not show it, because it identifies a person. `Display` does.
 ///
 /// # Example
 ///
@@ -189,11 +195,11 @@ impl fmt::Debug for User {
 pub struct UserId(String);
 
 impl UserId {
-    /// Takes an id as it is.
+    /// Creates an id from a string, unchanged.
     ///
     /// # Errors
     ///
-    /// If it is empty, longer than 255 bytes, or has other characters than `a-z A-Z 0-9 : _ -`.
+    /// The string is empty, longer than 255 bytes, or has other characters than `a-z A-Z 0-9 : _ -`.
     pub fn new(id: impl Into<String>) -> Result<Self, InvalidUser> {
         let id = id.into();
         if id.is_empty() {
@@ -210,14 +216,18 @@ impl UserId {
 
     /// Turns any string into an id that Released accepts: `auth0|507f…`, an e-mail address, a UUID in braces, an ARN.
     ///
-    /// A legal id is kept as it is; any other becomes `sha256:` and 64 hexadecimal digits, its SHA-256, from which it
-    /// cannot be read back. The same input
-    /// gives the same id in every version of this crate, and no two inputs give the same one: for that, a legal id
-    /// that *looks* encoded is encoded too, or else somebody who may choose their own id could choose another's.
-    /// So encode an id once, where you read it, and pass the `UserId` on.
+    /// | input | id |
+    /// |---|---|
+    /// | an id that Released accepts | the same id |
+    /// | any other string | `sha256:` and its SHA-256 in 64 hexadecimal digits |
+    /// | a string that looks like such a result | `sha256:` and its SHA-256 |
+    /// | an empty string, or only white space | an empty id, which [`User::new`] refuses with [`InvalidUser::EmptyId`] |
     ///
-    /// Blank input, which is empty or only white space, stays without an id: the `UserId` is empty, and [`User::new`] fails
-    /// with [`InvalidUser::EmptyId`]. Otherwise everybody whose id is not filled in yet would be the same person to Released.
+    /// The same input gives the same id in every version of this crate. No two inputs give the same id, so a user who
+    /// chooses their own id cannot choose another user's. Therefore a result is encoded again if you pass it in: encode
+    /// an id once, where you read it, and keep the `UserId`.
+    ///
+    /// Blank input gives an empty id, because otherwise all users without an id would be the same person to Released.
     ///
     /// # Example
     ///
@@ -249,7 +259,7 @@ impl UserId {
         }
     }
 
-    /// The id as it is sent to Released; empty if [`encode`](Self::encode) was given blank input.
+    /// Returns the id as it is sent to Released. It is empty if [`encode`](Self::encode) got blank input.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -286,7 +296,7 @@ impl fmt::Debug for UserId {
     }
 }
 
-/// Why a [`User`] was refused before anything was sent. None of the texts holds any of the person's data.
+/// Says why a [`User`] was refused, before anything was sent. The texts contain none of the person's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidUser {
@@ -324,7 +334,7 @@ impl fmt::Display for InvalidUser {
 
 impl std::error::Error for InvalidUser {}
 
-/// Where a name that is too long must end, in bytes; `None` if all of it is allowed.
+/// Returns where a name that is too long must end, in bytes, or `None` if all of it is allowed.
 fn end_of_allowed_name(name: &str) -> Option<usize> {
     // UTF-8 never takes fewer bytes than UTF-16 takes units, so short names need no counting.
     if name.len() <= MAX_NAME_UTF16_UNITS {
@@ -341,8 +351,7 @@ fn is_blank(text: &str) -> bool {
     text.trim().is_empty()
 }
 
-/// The two parts are looked at by themselves: as a whole, the parser takes an address with a display name, or one in the
-/// angle brackets that belong to it.
+/// Checks the two parts separately: for a whole address, the parser also accepts a display name and angle brackets.
 fn is_bare_address(email: &str) -> bool {
     let Some((local_part, domain)) = email.rsplit_once('@') else { return false };
     EmailAddress::is_valid_local_part(local_part)

@@ -12,7 +12,7 @@ const ADVICE: &[(&str, &[&str])] = &[
     (
         "closure_is_no_resolver",
         &[
-            "does not tell who is signed in: it is not a `UserResolver`",
+            "does not find the signed-in user: it is not a `UserResolver`",
             "a closure becomes a resolver in `resolver_fn(",
         ],
     ),

@@ -1,4 +1,4 @@
-//! Extractors.
+//! The extractors of `AuthToken` and `PendingToken`.
 
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
@@ -12,8 +12,8 @@ use crate::token::AuthToken;
 
 /// Waits for the request's token, and rejects the request if there is none.
 ///
-/// Take `Option<AuthToken>` for pages that have to work without one, and `Result<AuthToken, AuthTokenRejection>` to know
-/// why.
+/// Take `Option<AuthToken>` for pages that must work without a token. Take `Result<AuthToken, AuthTokenRejection>` to
+/// know why there is none.
 impl<S: Send + Sync> FromRequestParts<S> for AuthToken {
     type Rejection = AuthTokenRejection;
 
@@ -26,8 +26,8 @@ impl<S: Send + Sync> FromRequestParts<S> for AuthToken {
     }
 }
 
-/// `None` if nobody is signed in, the filter passed the request over, or the mint failed, which was logged; a page must
-/// survive an outage of Released. A missing layer is still rejected.
+/// Waits for the request's token. Returns `None` if nobody is signed in, the filter skipped the request, or the mint
+/// failed, which the layer has logged. A missing layer is still rejected.
 impl<S: Send + Sync> OptionalFromRequestParts<S> for AuthToken {
     type Rejection = AuthTokenRejection;
 
@@ -48,7 +48,7 @@ impl<S: Send + Sync> FromRequestParts<S> for PendingToken {
     }
 }
 
-/// `None` if the filter passed the request over.
+/// Takes the promise of the token. Returns `None` if the filter skipped the request.
 impl<S: Send + Sync> OptionalFromRequestParts<S> for PendingToken {
     type Rejection = AuthTokenRejection;
 

@@ -10,21 +10,26 @@ use tower::BoxError;
 
 use crate::resolver::{ExtractorRejected, IntoUser, Resolver, UserResolver};
 
-/// Makes a resolver from any axum extractor, such as axum-login's `AuthSession` or tower-sessions' `Session`.
+/// Creates a resolver that runs an axum extractor, such as axum-login's `AuthSession` or tower-sessions' `Session`.
 ///
-/// `state` is what the extractor takes from the application's state; `()` for most. If the extractor rejects with 401, 403 or
-/// a redirection, nobody is signed in; any other rejection is an error of the resolver. The closure takes the extractor by
-/// value and returns a future of who is signed in ([`IntoUser`]).
+/// `state` is the application's state for the extractor, and `()` for most. The closure takes the extractor by value
+/// and returns a future of the signed-in user ([`IntoUser`]).
 ///
-/// A rejection with another status most often means that the layer which the extractor needs is missing, or that it is
-/// inside of the [`ReleasedTokenLayer`](crate::ReleasedTokenLayer): the warning names the extractor and the status. What the
-/// closure returns as an error is never logged, because it may name a person: log it in the closure.
+/// # Rejections
 ///
-/// Every mint runs the extractor on a copy of the request's head, extensions included, because the resolver may run
-/// beside the handler. What the extractor changes in the copy is lost.
+/// If the extractor rejects with 401, 403 or a redirection, nobody is signed in. Any other rejection is an error of the
+/// resolver, and a warning names the extractor and the status. Most often the layer that the extractor needs is
+/// missing, or inside of the [`ReleasedTokenLayer`](crate::ReleasedTokenLayer).
 ///
-/// A database handle that the closure captures must be cloned for each call: `move |session: Session| { let db = db.clone();
-/// async move { .. } }`.
+/// An error that the closure returns is never logged, because it may name a person: log it in the closure.
+///
+/// # Copies
+///
+/// Every mint runs the extractor on a copy of the request's head and its extensions, because the resolver may run
+/// alongside the handler. Changes that the extractor makes to the copy are lost.
+///
+/// Clone a captured database handle for each call:
+/// `move |session: Session| { let db = db.clone(); async move { .. } }`.
 ///
 /// # Example
 ///
@@ -47,13 +52,14 @@ use crate::resolver::{ExtractorRejected, IntoUser, Resolver, UserResolver};
 /// # fn is_resolver(_: impl tower_released::UserResolver) {}
 ///
 /// let resolver = from_extractor((), async |session: AuthSession| {
-///     session.user.map(|account| User::new(account.id, account.email))
+///     session.user.map(|user| User::new(user.id, user.email))
 /// });
 /// # is_resolver(resolver);
 ///
 /// let resolver = from_extractor((), async |session: Session| {
 ///     let account = session.get::<Account>("account").await?;
-///     Ok::<_, BoxError>(account.map(|account| User::new(account.id, account.email)))
+///     let user = account.map(|user| User::new(user.id, user.email));
+///     Ok::<_, BoxError>(user)
 /// });
 /// # is_resolver(resolver);
 /// ```
@@ -79,7 +85,7 @@ where
     })
 }
 
-/// Whether an extractor's rejection says that nobody is signed in. The response is not looked into: it may hold anything.
+/// Returns whether an extractor's rejection means that nobody is signed in. Its body is not read: it may hold anything.
 fn means_nobody(status: StatusCode) -> bool {
     status.is_redirection() || matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }

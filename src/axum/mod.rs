@@ -1,4 +1,4 @@
-//! For axum, on axum-core alone.
+//! Extractors, a resolver and a handler for axum, on axum-core alone.
 
 mod extract;
 mod from_extractor;

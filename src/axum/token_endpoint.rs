@@ -1,4 +1,4 @@
-//! The endpoint for pages that are put together in the browser.
+//! The handler that returns a token as JSON.
 
 use axum_core::body::Body;
 use axum_core::extract::FromRequestParts;
@@ -10,38 +10,47 @@ use serde::Serialize;
 
 use crate::token::AuthToken;
 
-/// Answers `POST` with a token, for pages that are put together in the browser.
+/// Answers `POST` with a token, for pages that the browser puts together.
 ///
-/// Route it with `post(token_endpoint)` behind the layer. The person is whom the resolver finds, never what the body
-/// says.
+/// Route it with `post(token_endpoint)` behind the layer. The token is for the user that the resolver finds; the
+/// request's body is ignored.
 ///
 /// | answer | when |
 /// |---|---|
-/// | `200 {"token": "…", "expires_in": 119}` | whole seconds left; not an absolute time, because browsers' clocks lie |
+/// | `200 {"token": "…", "expires_in": 119}` | there is a token; `expires_in` is the time left in whole seconds, because browsers' clocks may be wrong |
 /// | `401 {"error": "…"}` | nobody is signed in |
-/// | `403 {"error": "…"}` | another site called (`Sec-Fetch-Site`, or else `Origin` against `Host`) |
-/// | `405` | it was not `POST`; `post(..)` answers that itself, without JSON |
-/// | `502`, `503`, `504 {"error": "…"}` | Released is failing, see [`AuthTokenRejection::status`] |
-/// | `500 {"error": "…"}` | something is wrong at this end |
+/// | `403 {"error": "…"}` | the request comes from another site (`Sec-Fetch-Site`, or else `Origin` compared with `Host`) |
+/// | `405` | the method is not `POST`; `post(..)` answers this itself, without JSON |
+/// | `502`, `503`, `504 {"error": "…"}` | Released is failing, see [`AuthTokenRejection::status`](crate::AuthTokenRejection::status) |
+/// | `500 {"error": "…"}` | this application or its configuration is wrong |
 ///
-/// No cache keeps an answer: each says `no-store`.
+/// Every answer says `no-store`.
 ///
-/// Give it a layer of its own with [`MintTiming::OnExtraction`](crate::MintTiming::OnExtraction), so that nothing is minted
-/// for what it refuses; without the filter [`navigations`](crate::navigations), because what a script fetches is none; and
-/// without `reject_without_token`, which would answer first, and without JSON.
+/// # Its layer
+///
+/// Give it a layer of its own:
+///
+/// - with [`MintTiming::OnExtraction`](crate::MintTiming::OnExtraction), so that nothing is minted for a refused
+///   request
+/// - without the filter [`navigations`](crate::filter::navigations), which skips requests that scripts make
+/// - without `reject_without_token`, which would answer first, and without JSON
 ///
 /// # Example
 ///
 /// ```
 /// use axum::{Router, routing::post};
-/// use tower_released::{MintTiming, ReleasedTokenLayer, User, from_extension, token_endpoint};
+/// use tower_released::{MintTiming, ReleasedTokenLayer, User};
+/// use tower_released::{from_extension, token_endpoint};
 /// # use tower_released::{AuthToken, MintError};
 /// # #[derive(Clone)] struct CurrentUser { id: String, email: String }
 /// # let released = tower::service_fn(|_: User| async { AuthToken::new("t").map_err(MintError::from) });
 ///
 /// let vouch = |user: &CurrentUser| User::new(&user.id, &user.email);
-/// let layer = ReleasedTokenLayer::new(released, from_extension(vouch)).timing(MintTiming::OnExtraction);
-/// let app: Router = Router::new().route("/api/released-token", post(token_endpoint)).route_layer(layer);
+/// let layer = ReleasedTokenLayer::new(released, from_extension(vouch))
+///     .timing(MintTiming::OnExtraction);
+/// let app: Router = Router::new()
+///     .route("/api/released-token", post(token_endpoint))
+///     .route_layer(layer);
 /// ```
 pub async fn token_endpoint(mut parts: Parts) -> Response {
     if parts.method != Method::POST {
@@ -87,10 +96,10 @@ fn no_store(status: StatusCode, body: &impl Serialize) -> Response {
     response
 }
 
-/// Whether a browser says that a page of another site sent this, or says nothing that makes sense. Callers that are no
-/// browsers say nothing at all, and carry nobody's cookies.
+/// Returns whether a browser says that a page of another site sent this request, or says something invalid. Callers
+/// that are not browsers send neither header, and carry no user's cookies.
 ///
-/// Browsers without fetch metadata tell only whether the origin is the same, so there, sibling hosts are refused.
+/// Browsers without fetch metadata say only whether the origin is the same, so for them, sibling hosts are refused.
 fn is_cross_site(parts: &Parts) -> bool {
     const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
     let mut sites = parts.headers.get_all(SEC_FETCH_SITE).iter();

@@ -1,9 +1,9 @@
-//! Attributes: their closed values, and how all of them are written.
+//! Attributes: the enums of their values, and how they are written.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
-/// An element that is being put together: its name and its attributes, in order.
+/// An HTML element: its name and its attributes, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Element {
     name: &'static str,
@@ -15,7 +15,7 @@ impl Element {
         Self { name, attributes: Vec::new() }
     }
 
-    /// Sets an attribute; a later value takes the place of an earlier one.
+    /// Sets an attribute. A later value replaces an earlier one.
     pub(crate) fn set(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<String>) {
         self.put(name.into(), Some(value.into()));
     }
@@ -46,8 +46,8 @@ impl fmt::Display for Element {
     }
 }
 
-/// A value between double quotes. By the HTML standard only `&` and `"` need it; `<` and `>` are for filters and readers
-/// that know less of it.
+/// Escapes a value between double quotes. By the HTML standard only `&` and `"` need it. `<` and `>` are escaped for
+/// filters that do not parse HTML fully.
 struct Escaped<'a>(&'a str);
 
 impl fmt::Display for Escaped<'_> {
@@ -57,7 +57,7 @@ impl fmt::Display for Escaped<'_> {
             '"' => f.write_str("&quot;"),
             '<' => f.write_str("&lt;"),
             '>' => f.write_str("&gt;"),
-            // A parser would turn the first into a line feed, and drop or replace the second.
+            // A parser would turn a carriage return into a line feed, and drop or replace a NUL.
             '\r' => f.write_str("&#13;"),
             '\0' => f.write_char(char::REPLACEMENT_CHARACTER),
             other => f.write_char(other),
@@ -65,7 +65,7 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// Whether `name` can stand behind `data-`, and is the same in upper and lower case.
+/// Returns whether `name` can follow `data-`, and has no upper case, which HTML would change.
 pub(crate) fn is_data_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
@@ -81,7 +81,7 @@ macro_rules! values {
         }
 
         impl $name {
-            /// The value, as it stands in the attribute.
+            /// Returns the value, as it is written in the attribute.
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $text,)*
@@ -92,7 +92,7 @@ macro_rules! values {
 }
 
 values! {
-    /// What a portal shows: `modules`.
+    /// Names what a portal shows: `modules`.
     Modules {
         /// The changelog.
         Changelog = "changelog",
@@ -104,9 +104,9 @@ values! {
 }
 
 values! {
-    /// Light or dark: `color-scheme`.
+    /// Names the color scheme: `color-scheme`.
     ColorScheme {
-        /// As the person has set it in their system.
+        /// The person's system setting, or the element's CSS `color-scheme`.
         System = "system",
         /// Always dark.
         Dark = "dark",
@@ -116,7 +116,7 @@ values! {
 }
 
 values! {
-    /// The corner in which a widget or a form opens: `position`.
+    /// Names the corner in which a widget or a form opens: `position`.
     Position {
         /// At the top, on the left.
         TopLeft = "top-left",
@@ -130,7 +130,7 @@ values! {
 }
 
 values! {
-    /// What a widget's position is relative to: `anchor`.
+    /// Names what a widget's position is relative to: `anchor`.
     Anchor {
         /// The element that opens it.
         Trigger = "trigger",
@@ -140,7 +140,7 @@ values! {
 }
 
 values! {
-    /// The language of an embed's own words: `locale`.
+    /// Names the language of an embed's own texts: `locale`.
     Locale {
         /// English.
         English = "en",

@@ -1,8 +1,9 @@
-//! The Content-Security-Policy: what Released needs, merged into what a page has.
+//! Merges what Released needs into a page's Content-Security-Policy.
 //!
-//! A page with a policy must allow Released's hosts, and a policy is easily broken by hand: to add `connect-src` to a page
-//! that has only `default-src` takes away all that `default-src` allowed. [`Sources::merge_into`] follows CSP's own rules
-//! (CSP Level 3, section 6.1): it adds only what is missing, keeps what was allowed, and leaves everything else alone.
+//! A page with a policy must allow Released's hosts, and it is easy to break a policy by hand: if a page has only
+//! `default-src`, a new `connect-src` takes away everything that `default-src` allowed. [`Sources::merge_into`] follows
+//! CSP's own rules (CSP Level 3, section 6.1): it adds what is missing, keeps what was allowed, and changes nothing
+//! else.
 //!
 //! # Example
 //!
@@ -16,7 +17,8 @@
 //!      connect-src 'self' https://api.released.so https://events.released.so; \
 //!      worker-src 'self'; \
 //!      script-src 'self' https://embed.released.so; \
-//!      style-src 'self' 'unsafe-inline' https://cdn.released.so https://embed.released.so; \
+//!      style-src 'self' 'unsafe-inline' \
+//!      https://cdn.released.so https://embed.released.so; \
 //!      font-src 'self' https://embed.released.so",
 //! );
 //! # Ok::<(), csp::InvalidSource>(())
@@ -30,7 +32,7 @@ use super::script::is_base64;
 
 pub use super::csp_layer::{CspLayer, CspResponseFuture, CspService};
 
-/// Where the directive of each kind of request is looked for, most specific first, and under which name it is added.
+/// The directives that apply to each kind of request, most specific first, and the one that is added.
 const FALLBACKS: &[Need] = &[
     Need { kind: Kind::Frame, directive: "frame-src", fallbacks: &["frame-src", "child-src", "default-src"] },
     Need { kind: Kind::Connect, directive: "connect-src", fallbacks: &["connect-src", "default-src"] },
@@ -62,7 +64,7 @@ enum Kind {
     Font,
 }
 
-/// The shortest list of Released's hosts.
+/// Returns the shortest list of Released's hosts.
 pub fn strict() -> Sources {
     Sources::new(&[
         (Kind::Connect, &["https://api.released.so", "https://events.released.so"]),
@@ -74,7 +76,7 @@ pub fn strict() -> Sources {
     ])
 }
 
-/// The list that Released recommends: all of its hosts, so that a new one breaks nothing.
+/// Returns the list that Released recommends: all of its hosts by a wildcard, so that a new host breaks nothing.
 pub fn recommended() -> Sources {
     const ALL: &str = "https://*.released.so";
     Sources::new(&[
@@ -87,14 +89,17 @@ pub fn recommended() -> Sources {
     ])
 }
 
-/// The nonce of a policy's scripts, in either base64, to give to [`Script::nonce`](crate::embed::Script::nonce).
+/// Finds the nonce of a policy's scripts, for [`Script::nonce`](crate::embed::Script::nonce).
+///
+/// The nonce is in base64 or URL-safe base64.
 ///
 /// # Example
 ///
 /// ```
 /// use tower_released::embed::csp;
 ///
-/// assert_eq!(csp::nonce_of("script-src 'self' 'nonce-aB3_-w=='"), Some("aB3_-w=="));
+/// let policy = "script-src 'self' 'nonce-aB3_-w=='";
+/// assert_eq!(csp::nonce_of(policy), Some("aB3_-w=="));
 /// assert_eq!(csp::nonce_of("script-src 'self'"), None);
 /// ```
 pub fn nonce_of(policy: &str) -> Option<&str> {
@@ -102,7 +107,7 @@ pub fn nonce_of(policy: &str) -> Option<&str> {
     let parsed = Policy::parse(first);
     let script = ["script-src-elem", "script-src", "default-src"].iter().find_map(|name| parsed.position(name))?;
     let nonce = parsed.directives[script].sources.iter().find_map(|source| {
-        // A keyword is one in any case, what follows is not.
+        // The keyword is case-insensitive, the nonce is not.
         let start = source.get(..7).filter(|start| start.eq_ignore_ascii_case("'nonce-"))?;
         let nonce = source[start.len()..].strip_suffix('\'')?;
         is_base64(nonce).then(|| nonce.to_owned())
@@ -111,7 +116,7 @@ pub fn nonce_of(policy: &str) -> Option<&str> {
     first.find(&nonce).map(|start| &first[start..start + nonce.len()])
 }
 
-/// What an embed needs to be allowed; see the [module](self).
+/// Holds the sources that an embed needs; see the [module](self).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sources {
     by_kind: Vec<(Kind, Vec<String>)>,
@@ -123,11 +128,11 @@ impl Sources {
         Self { by_kind: lists.iter().map(|(kind, list)| (*kind, own(list))).collect() }
     }
 
-    /// Allows the portal's frame, from this host: `SUBDOMAIN.releasedhub.com`, or a hub host of your own.
+    /// Allows the portal's frame from this host: `SUBDOMAIN.releasedhub.com`, or your own hub host.
     ///
     /// # Errors
     ///
-    /// If it is not the name of a host.
+    /// `host` is not the name of a host.
     pub fn hub(mut self, host: &str) -> Result<Self, InvalidSource> {
         let is_name = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
         let url = format!("https://{host}");
@@ -140,12 +145,12 @@ impl Sources {
         }
     }
 
-    /// Allows scripts and connections of another origin: of a [`FakeReleased`](crate::testing::FakeReleased), or of where
-    /// you keep a copy of the script.
+    /// Allows scripts and connections of another origin, such as a [`FakeReleased`](crate::testing::FakeReleased), or a
+    /// server with your own copy of the script.
     ///
     /// # Errors
     ///
-    /// If it is not an origin, such as `https://example.com:8443`.
+    /// `origin` is not an origin such as `https://example.com:8443`.
     pub fn origin(mut self, origin: &str) -> Result<Self, InvalidSource> {
         let parsed = Url::parse(origin).map_err(|_| InvalidSource)?;
         if !matches!(parsed.scheme(), "http" | "https") || parsed.origin().ascii_serialization() != origin {
@@ -157,7 +162,7 @@ impl Sources {
         Ok(self)
     }
 
-    /// Allows the script of [`token_script`](crate::embed::token_script) and its requests, which are of the page's own origin.
+    /// Allows the script of [`token_script`](crate::embed::token_script) and its requests, from the page's own origin.
     pub fn token_script(mut self) -> Self {
         for kind in [Kind::Script, Kind::Connect] {
             self.add(kind, "'self'".to_owned());
@@ -172,10 +177,11 @@ impl Sources {
         }
     }
 
-    /// Adds what is missing to the value of a `Content-Security-Policy` header, and returns the new one.
+    /// Adds what is missing to the value of a `Content-Security-Policy` header, and returns the new value.
     ///
-    /// Doing it twice changes nothing. A kind of request about which a policy says nothing is allowed already, and stays
-    /// so. Of several policies in one value, separated by commas, each is merged, because a browser enforces them all.
+    /// A second merge changes nothing. If a policy says nothing about a kind of request, that kind is allowed already,
+    /// and nothing is added. If the value has several policies, separated by commas, each is merged, because a browser
+    /// enforces all of them.
     pub fn merge_into(&self, policies: &str) -> String {
         let merged: Vec<_> = policies.split(',').map(|policy| self.merge_into_one(policy)).collect();
         merged.join(", ")
@@ -191,7 +197,7 @@ impl Sources {
     }
 }
 
-/// Why something is not a source that can be allowed.
+/// Says that a string is not a source that can be allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidSource;
 
@@ -229,12 +235,12 @@ impl Policy {
         Self { directives: directives.collect() }
     }
 
-    /// Of several directives of one name, browsers heed the first.
+    /// Browsers apply the first of several directives with one name.
     fn position(&self, name: &str) -> Option<usize> {
         self.directives.iter().position(|directive| directive.name == name)
     }
 
-    /// Makes the directive that governs a kind of request allow these sources.
+    /// Adds these sources to the directive that governs a kind of request.
     fn allow(&mut self, needed: &[String], directive: &str, fallbacks: &[&str]) {
         // Without a directive, everything is allowed.
         let Some(governing) = fallbacks.iter().find_map(|name| self.position(name)) else { return };
@@ -248,7 +254,7 @@ impl Policy {
         sources.retain(|source| !source.eq_ignore_ascii_case("'none'"));
         sources.extend(missing);
 
-        // A directive for other kinds of requests, too, is left as it is, and a more specific one put beside it.
+        // A directive for several kinds of requests stays as it is, and a more specific one is added.
         let is_wider = matches!(self.directives[governing].name.as_str(), "default-src" | "child-src");
         let name = if is_wider { directive.to_owned() } else { self.directives[governing].name.clone() };
         if name == "script-src" {
@@ -262,8 +268,8 @@ impl Policy {
         }
     }
 
-    /// Workers fall back to `script-src`. They get a directive of their own before that changes, unless it trusts scripts
-    /// to load others, when its hosts do not count.
+    /// Keeps what workers were allowed. They fall back to `script-src`, so they get their own directive before it
+    /// changes. With `'strict-dynamic'` they need none, because hosts do not count then.
     fn keep_workers(&mut self, governing: usize) {
         let sources = &self.directives[governing].sources;
         let has_own = self.position("worker-src").or(self.position("child-src")).is_some();
@@ -291,7 +297,7 @@ impl fmt::Display for Policy {
     }
 }
 
-/// Whether a source that is allowed allows what is needed, too: itself, a wildcard, a scheme.
+/// Returns whether a source that is allowed covers the one that is needed: the same source, a wildcard or a scheme.
 fn covers(allowed: &str, needed: &str) -> bool {
     if allowed.eq_ignore_ascii_case(needed) {
         return true;
@@ -300,7 +306,7 @@ fn covers(allowed: &str, needed: &str) -> bool {
     if allowed == "*" || allowed.eq_ignore_ascii_case("https:") && scheme == "https" {
         return true;
     }
-    // Without a scheme, a source is meant for the page's own, and for https at any rate.
+    // Without a scheme, a source means the page's own scheme, and always https, too.
     let (allowed_scheme, pattern) = allowed.split_once("://").unwrap_or(("https", allowed));
     if !allowed_scheme.eq_ignore_ascii_case(scheme) {
         return false;

@@ -15,14 +15,20 @@ use crate::middleware::CarriesToken;
 use crate::pending::PendingToken;
 use crate::telemetry::warn;
 
-/// Merges [`Sources`] into the `Content-Security-Policy` of responses that may carry a token, and into
-/// `Content-Security-Policy-Report-Only`; see [`csp`](super::csp).
+/// Merges [`Sources`] into the `Content-Security-Policy` and `Content-Security-Policy-Report-Only` of responses that
+/// may carry a token; see [`csp`](super::csp).
 ///
-/// It stands *outside* of the [`ReleasedTokenLayer`](crate::ReleasedTokenLayer) and of whatever sets the policy. A response
-/// without a policy is left alone, and so is one without a token, unless you ask for
-/// [`on_every_response`](Self::on_every_response). If a response with a token has no policy, or this layer is inside of the
-/// `ReleasedTokenLayer`, that is logged once. It finds these responses by the marker
-/// [`CarriesToken`](crate::middleware::CarriesToken), so what stands between the two layers must keep the response's extensions.
+/// A response without a policy is not changed. A response without a token is not changed either, unless you call
+/// [`on_every_response`](Self::on_every_response).
+///
+/// # Its place
+///
+/// Put it *outside* of the [`ReleasedTokenLayer`](crate::ReleasedTokenLayer), and outside of the layer that sets the
+/// policy. It finds responses with a token by the marker [`CarriesToken`](crate::middleware::CarriesToken), so a layer
+/// between the two must keep the response's extensions.
+///
+/// If a response with a token has no policy, or if this layer is inside of the `ReleasedTokenLayer`, it logs one
+/// warning.
 ///
 /// # Example
 ///
@@ -33,7 +39,7 @@ use crate::telemetry::warn;
 /// # fn main() -> Result<(), csp::InvalidSource> {
 /// let app: Router = Router::new()
 ///     // .route_layer(the ReleasedTokenLayer)
-///     // .layer(what sets the policy)
+///     // .layer(the layer that sets the policy)
 ///     .layer(CspLayer::new(csp::strict().hub("acme.releasedhub.com")?));
 /// # Ok(()) }
 /// ```
@@ -45,7 +51,7 @@ pub struct CspLayer {
     warned: Arc<Warned>,
 }
 
-/// What was warned of already: a layer in the wrong place is there for every page.
+/// The warnings that were logged already: a layer in the wrong place would log them for every page.
 #[derive(Debug, Default)]
 struct Warned {
     is_inside: AtomicBool,
@@ -53,13 +59,13 @@ struct Warned {
 }
 
 impl CspLayer {
-    /// A layer that merges these sources.
+    /// Creates a layer that merges these sources.
     pub fn new(sources: Sources) -> Self {
         Self { sources: Arc::new(sources), on_every_response: false, warned: Arc::default() }
     }
 
-    /// Merges them into responses without a token, too: for pages with a public portal, or with one whose token is fetched in
-    /// the browser.
+    /// Merges the sources into responses without a token, too. Use it for pages with a public portal, and for pages
+    /// whose token the browser fetches.
     pub fn on_every_response(mut self) -> Self {
         self.on_every_response = true;
         self
@@ -74,7 +80,7 @@ impl<S> Layer<S> for CspLayer {
     }
 }
 
-/// The service that a [`CspLayer`] makes of another one.
+/// Calls the inner service, and merges the sources into its response; see [`CspLayer`].
 #[derive(Clone, Debug)]
 pub struct CspService<S> {
     inner: S,
@@ -106,7 +112,7 @@ where
 }
 
 pin_project! {
-    /// The response future of a [`CspService`].
+    /// Returns the response of a [`CspService`].
     #[derive(Debug)]
     pub struct CspResponseFuture<F> {
         #[pin]
@@ -153,11 +159,11 @@ fn is_page(headers: &HeaderMap) -> bool {
     content_type.starts_with("text/html") || content_type.starts_with("application/xhtml+xml")
 }
 
-/// Each header of this name is a policy of its own. Returns whether there is one.
+/// Merges the sources into each header of this name, which is a policy of its own. Returns whether there is one.
 fn merge(headers: &mut HeaderMap, name: HeaderName, sources: &Sources) -> bool {
     let http::header::Entry::Occupied(mut policies) = headers.entry(name) else { return false };
     for policy in policies.iter_mut() {
-        // What is not text is no policy, and what is stays one.
+        // A value that is not text is not a policy. A merged value is always a legal header.
         if let Some(merged) = policy.to_str().ok().and_then(|text| HeaderValue::try_from(sources.merge_into(text)).ok())
         {
             *policy = merged;

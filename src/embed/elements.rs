@@ -6,30 +6,30 @@ use std::time::Duration;
 use super::attributes::{Anchor, ColorScheme, Element, Locale, Modules, Position, is_data_name};
 use crate::token::AuthToken;
 
-/// The attribute from which the script of `token_script` takes its endpoint.
+/// The attribute from which the script of `token_script` reads its endpoint.
 const TOKEN_ENDPOINT: &str = "data-released-auth";
 
-/// A portal in the page, for the channel with this id: `<released-page>`.
+/// Creates a portal in the page, for the channel with this id: `<released-page>`.
 pub fn page(channel_id: impl Into<String>) -> Page {
     Page::new("released-page", "channel-id", channel_id.into())
 }
 
-/// A portal that opens over the page, for the channel with this id: `<released-widget>`.
+/// Creates a portal that opens over the page, for the channel with this id: `<released-widget>`.
 pub fn widget(channel_id: impl Into<String>) -> Widget {
     Widget::new("released-widget", "channel-id", channel_id.into())
 }
 
-/// A feedback form with this id: `<released-form>`.
+/// Creates a feedback form with this id: `<released-form>`. It needs Released's Advanced edition.
 pub fn form(form_id: impl Into<String>) -> Form {
     Form::new("released-form", "form-id", form_id.into())
 }
 
-/// A badge that tells of news in the channel with this id: `<released-badge>`.
+/// Creates a badge that shows whether there is news in the channel with this id: `<released-badge>`.
 pub fn badge(channel_id: impl Into<String>) -> Badge {
     Badge::new("released-badge", "channel-id", channel_id.into())
 }
 
-/// An element's type, with what all of them have.
+/// Defines an element's type, with the methods that all elements have.
 macro_rules! element {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -49,13 +49,14 @@ macro_rules! element {
                 Self { element, has_token: false }
             }
 
-            /// Opens it for the person for whom the token was minted. Such a page must not be cached.
+            /// Sets the token, which opens the embed for its user. A page with a token must not be cached.
             pub fn token(mut self, token: &AuthToken) -> Self {
                 self.has_token = true;
                 self.with("auth-token", token.as_str())
             }
 
-            /// The same if there is a token. Without one, a public portal is shown, and of a private one nothing.
+            /// Sets the token if there is one. Without a token, a restricted portal offers manual sign-in, and a public
+            /// portal shows what is public.
             pub fn maybe_token(self, token: Option<&AuthToken>) -> Self {
                 match token {
                     Some(token) => self.token(token),
@@ -63,8 +64,10 @@ macro_rules! element {
                 }
             }
 
-            /// Lets the script of [`token_script`](crate::embed::token_script) fetch the token, in the browser, from this
-            /// URL of a [`token_endpoint`](crate::token_endpoint), for pages that are cached or put together there.
+            /// Sets the URL of a [`token_endpoint`](crate::token_endpoint), from which the script of
+            /// [`token_script`](crate::embed::token_script) fetches the token in the browser.
+            ///
+            /// Use it for pages that are cached, and for pages that the browser puts together.
             pub fn token_from(self, endpoint: impl Into<String>) -> Self {
                 self.with(TOKEN_ENDPOINT, endpoint)
             }
@@ -89,13 +92,13 @@ macro_rules! element {
     };
 }
 
-/// Methods that several elements share, by the name of the attribute.
+/// Defines methods that several elements share, by the name of the attribute.
 macro_rules! attributes {
     ($($element:ident: $($attribute:ident)*;)*) => {
         $(impl $element { $(attributes!(@$attribute);)* })*
     };
     (@modules) => {
-        /// Chooses what to show.
+        /// Sets what the portal shows.
         pub fn modules(self, modules: Modules) -> Self {
             self.with("modules", modules.as_str())
         }
@@ -113,49 +116,49 @@ macro_rules! attributes {
         }
     };
     (@changelog_category) => {
-        /// Shows only this category of the changelog, by its slug.
+        /// Limits the changelog to one category, by its slug.
         pub fn changelog_category(self, slug: impl Into<String>) -> Self {
             self.with("changelog-category", slug)
         }
     };
     (@color_scheme) => {
-        /// Chooses light or dark.
+        /// Sets light or dark.
         pub fn color_scheme(self, scheme: ColorScheme) -> Self {
             self.with("color-scheme", scheme.as_str())
         }
     };
     (@color_primary) => {
-        /// Sets the primary colour, in CSS's words.
+        /// Sets the primary color, as a CSS color.
         pub fn color_primary(self, color: impl Into<String>) -> Self {
             self.with("color-primary", color)
         }
     };
     (@color_secondary) => {
-        /// Sets the secondary colour, in CSS's words.
+        /// Sets the secondary color, as a CSS color.
         pub fn color_secondary(self, color: impl Into<String>) -> Self {
             self.with("color-secondary", color)
         }
     };
     (@z_index) => {
-        /// Sets how far it is in front of other elements.
+        /// Sets the CSS `z-index`.
         pub fn z_index(self, z_index: i32) -> Self {
             self.with("z-index", z_index.to_string())
         }
     };
     (@locale) => {
-        /// Chooses the language of its own words.
+        /// Sets the language of the embed's own texts.
         pub fn locale(self, locale: Locale) -> Self {
             self.with("locale", locale.as_str())
         }
     };
     (@refresh) => {
-        /// Looks for news this often, in whole seconds, and once a second at most.
+        /// Sets how often the embed looks for news. It is written in whole seconds, and is at least one second.
         pub fn refresh(self, interval: Duration) -> Self {
             self.with("refresh", format!("{}s", interval.as_secs().max(1)))
         }
     };
     (@position) => {
-        /// Chooses the corner in which it opens.
+        /// Sets the corner in which it opens.
         pub fn position(self, position: Position) -> Self {
             self.with("position", position.as_str())
         }
@@ -165,7 +168,7 @@ macro_rules! attributes {
         ///
         /// # Panics
         ///
-        /// If the name is empty or has other characters than `a-z 0-9 -`.
+        /// Panics if the name is empty or has other characters than `a-z 0-9 -`.
         pub fn data(mut self, name: &'static str, value: impl Into<String>) -> Self {
             assert!(is_data_name(name), "the name of a data attribute has only a-z, 0-9 and -");
             self.element.set(format!("data-{name}"), value);
@@ -175,22 +178,22 @@ macro_rules! attributes {
 }
 
 element! {
-    /// A portal in the page; see [`page`].
+    /// Writes a portal in the page; see [`page`].
     Page
 }
 
 element! {
-    /// A portal that opens over the page; see [`widget`].
+    /// Writes a portal that opens over the page; see [`widget`].
     Widget
 }
 
 element! {
-    /// A feedback form; see [`form`].
+    /// Writes a feedback form; see [`form`].
     Form
 }
 
 element! {
-    /// A badge that tells of news; see [`badge`].
+    /// Writes a badge that shows whether there is news; see [`badge`].
     Badge
 }
 
@@ -202,56 +205,56 @@ attributes! {
 }
 
 impl Page {
-    /// Shows the portal's header, or not.
+    /// Sets whether the portal's header is shown.
     pub fn header(self, shown: bool) -> Self {
         self.with("header", shown.to_string())
     }
 
-    /// Shows the entries' cover images, or not.
+    /// Sets whether the entries' cover images are shown.
     pub fn cover_images(self, shown: bool) -> Self {
         self.with("cover-images", shown.to_string())
     }
 
-    /// Leaves this much room at the top of the window for what stays there when the page is scrolled, in CSS pixels.
+    /// Sets the space at the top of the window for sticky titles, in CSS pixels.
     pub fn top_offset(self, pixels: u32) -> Self {
         self.with("top-offset", pixels.to_string())
     }
 
-    /// Leaves no room at the top of the window.
+    /// Switches sticky titles off.
     pub fn no_top_offset(self) -> Self {
         self.with("top-offset", "false")
     }
 }
 
 impl Widget {
-    /// Chooses what its position is relative to.
+    /// Sets what its position is relative to.
     pub fn anchor(self, anchor: Anchor) -> Self {
         self.with("anchor", anchor.as_str())
     }
 
-    /// Opens it by the element that this CSS selector finds.
+    /// Sets the CSS selector of the element that opens it.
     pub fn trigger(self, selector: impl Into<String>) -> Self {
         self.with("trigger", selector)
     }
 
-    /// Lets Released boost it, or not.
+    /// Sets whether it opens by itself.
     pub fn boost(self, boosted: bool) -> Self {
         self.with("boost", boosted.to_string())
     }
 
-    /// Marks the trigger when there are news, or not.
+    /// Sets whether the trigger shows a badge when there is news.
     pub fn badge(self, shown: bool) -> Self {
         self.with("badge", shown.to_string())
     }
 }
 
 impl Form {
-    /// Sets what is written in the empty field.
+    /// Sets the text of the empty field.
     pub fn placeholder(self, placeholder: impl Into<String>) -> Self {
         self.with("placeholder", placeholder)
     }
 
-    /// Opens it over the page, by `Released.show('form', FORM_ID)`, or shows it in the page.
+    /// Sets whether the form opens over the page, with `Released.show('form', FORM_ID)`, or is shown in the page.
     pub fn dialog(self, dialog: bool) -> Self {
         self.with("dialog", dialog.to_string())
     }

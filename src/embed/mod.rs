@@ -1,7 +1,7 @@
-//! What goes into the page: Released's elements, its script, and what the Content-Security-Policy must allow.
+//! Writes Released's elements and script tags into the page, and merges its hosts into the Content-Security-Policy.
 //!
-//! Elements render with `Display`, so they fit into `format!` and any template engine. Every attribute value is escaped, and
-//! `auth-token` is there only if there is a token.
+//! Elements render with `Display`, so they fit into `format!` and any template engine. Every attribute value is
+//! escaped. `auth-token` is written only if there is a token.
 //!
 //! # Example
 //!
@@ -15,14 +15,16 @@
 //!         .title("What's \"next\"?")
 //!         .color_scheme(ColorScheme::System)
 //!         .maybe_token(token);
-//!     format!("<!doctype html><title>Roadmap</title>{}{portal}", embed::script())
+//!     let head = format!("<title>Roadmap</title>{}", embed::script());
+//!     format!("<!doctype html>{head}{portal}")
 //! }
 //!
 //! assert_eq!(
 //!     roadmap(None),
 //!     "<!doctype html><title>Roadmap</title>\
 //!      <script src=\"https://embed.released.so/1/embed.js\" defer></script>\
-//!      <released-page channel-id=\"YOUR-CHANNEL\" modules=\"roadmap\" title=\"What's &quot;next&quot;?\" \
+//!      <released-page channel-id=\"YOUR-CHANNEL\" modules=\"roadmap\" \
+//!      title=\"What's &quot;next&quot;?\" \
 //!      color-scheme=\"system\"></released-page>",
 //! );
 //! ```

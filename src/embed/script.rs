@@ -1,4 +1,4 @@
-//! Released's script, once in every page with an embed.
+//! The tag of Released's script.
 
 use std::fmt;
 
@@ -7,29 +7,35 @@ use super::attributes::Element;
 /// The loader, which redirects to the current build.
 const LOADER: &str = "https://embed.released.so/1/embed.js";
 
-/// The tag for Released's script, for the page's `<head>`: the loader, which leads to the newest build.
+/// Creates the tag for Released's script, which goes into the page's `<head>`, once.
+///
+/// The script is a loader that redirects to the newest build.
 ///
 /// # Example
 ///
 /// ```
 /// use tower_released::embed;
 ///
-/// assert_eq!(embed::script().to_string(), r#"<script src="https://embed.released.so/1/embed.js" defer></script>"#);
+/// assert_eq!(
+///     embed::script().to_string(),
+///     r#"<script src="https://embed.released.so/1/embed.js" defer></script>"#,
+/// );
 ///
 /// // Under a Content-Security-Policy with nonces:
 /// let script = embed::script().nonce("r4nd0m-URL_safe")?;
 /// assert!(script.to_string().contains(r#"nonce="r4nd0m-URL_safe""#));
 ///
-/// // A build that never changes, as PCI DSS asks for. Both values come from your look at that build.
-/// let script = embed::script().pinned("1a2b3c", "sha384-oqVuAfXRKap7fdgcCY5uykM6+R9GqQ8K/uxy9rx7HNQlGYl1kPzQho1wx4JwY8wC")?;
-/// assert!(script.to_string().starts_with(r#"<script src="https://embed.released.so/1a2b3c/embed.js" defer integrity="#));
+/// // A build that never changes, for PCI DSS. You compute both values.
+/// let (hash, integrity) = ("1a2b3c", "sha384-oqVuAfXRKap7fdgcCY5uykM6");
+/// let script = embed::script().pinned(hash, integrity)?.to_string();
+/// assert!(script.contains("https://embed.released.so/1a2b3c/embed.js"));
 /// # Ok::<(), embed::InvalidScript>(())
 /// ```
 pub fn script() -> Script {
     Script::new(LOADER)
 }
 
-/// A `<script>` tag; see [`script`].
+/// Writes a `<script>` tag; see [`script`].
 #[must_use = "a tag does nothing until it is written into a page"]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Script {
@@ -44,18 +50,19 @@ impl Script {
         Self { element }
     }
 
-    /// Takes the script from elsewhere, such as a [`FakeReleased`](crate::testing::FakeReleased).
+    /// Sets another URL for the script, such as that of a [`FakeReleased`](crate::testing::FakeReleased).
     pub fn src(mut self, url: impl Into<String>) -> Self {
         self.element.set("src", url);
         self
     }
 
-    /// Takes one build of the script, by the hash in its URL, and lets the browser check that it is that one by its
-    /// integrity, such as `sha384-…`.
+    /// Pins one build of the script by the hash in its URL, and lets the browser check the file by its integrity, such
+    /// as `sha384-…`.
     ///
     /// # Errors
     ///
-    /// If the hash is not of letters and digits, or the integrity not of Subresource Integrity's form.
+    /// - The hash has other characters than letters, digits, `-` and `_`.
+    /// - The integrity is not `sha256-`, `sha384-` or `sha512-` followed by base64.
     pub fn pinned(mut self, hash: &str, integrity: &str) -> Result<Self, InvalidScript> {
         if hash.is_empty() || !hash.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
             return Err(InvalidScript::Hash);
@@ -71,11 +78,11 @@ impl Script {
         Ok(self)
     }
 
-    /// Adds the nonce of the page's Content-Security-Policy, in base64 or URL-safe base64.
+    /// Adds the nonce of the page's Content-Security-Policy.
     ///
     /// # Errors
     ///
-    /// If it has other characters.
+    /// The nonce is not base64 or URL-safe base64.
     pub fn nonce(mut self, nonce: &str) -> Result<Self, InvalidScript> {
         if !is_base64(nonce) {
             return Err(InvalidScript::Nonce);
@@ -91,7 +98,7 @@ impl fmt::Display for Script {
     }
 }
 
-/// CSP's `base64-value`, which is either alphabet, and padding at the end.
+/// Returns whether a text is CSP's `base64-value`: either alphabet, and padding at the end.
 pub(crate) fn is_base64(text: &str) -> bool {
     let unpadded = text.trim_end_matches('=');
     !unpadded.is_empty()
@@ -99,13 +106,13 @@ pub(crate) fn is_base64(text: &str) -> bool {
         && unpadded.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/-_".contains(&byte))
 }
 
-/// Why a [`Script`] cannot be made.
+/// Says why a [`Script`] was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidScript {
-    /// The build's hash is not of letters, digits, `-` and `_`.
+    /// The build's hash has other characters than letters, digits, `-` and `_`.
     Hash,
-    /// The integrity is not `sha256-`, `sha384-` or `sha512-` and base64.
+    /// The integrity is not `sha256-`, `sha384-` or `sha512-` followed by base64.
     Integrity,
     /// The nonce is not base64.
     Nonce,

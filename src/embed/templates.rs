@@ -1,6 +1,6 @@
-//! Elements and tags as safe values of template engines, so that no template needs a `|safe`.
+//! Elements and tags as safe values of template engines, so that no template needs `|safe`.
 //!
-//! They escape what is in them by themselves; see the examples `maud`, `askama` and `minijinja`.
+//! They escape their own attributes. See the examples `maud`, `askama` and `minijinja`.
 
 use super::{Badge, Form, InlineScript, Page, Script, Widget};
 

@@ -1,4 +1,4 @@
-//! The script that fetches tokens in the browser: for pages that are cached or put together there.
+//! The script that fetches tokens in the browser, for pages that are cached or that the browser puts together.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -10,9 +10,9 @@ use super::script::{InvalidScript, Script, is_base64};
 /// The script, as it is served. It has no dependencies.
 const SOURCE: &str = include_str!("released-token.js");
 
-/// The tag for the script, for the page's `<head>`, from where [`token_script`] serves it.
+/// Creates the tag for the script that [`token_script`] serves at `path`. It goes into the page's `<head>`.
 ///
-/// Its URL changes with the script, so that browsers can keep it for a year.
+/// The URL changes with the script, so browsers can keep the script for a year.
 ///
 /// # Example
 ///
@@ -27,16 +27,16 @@ pub fn token_script_tag(path: &str) -> Script {
     Script::new(format!("{path}{separator}v={}", version()))
 }
 
-/// The script in the page itself, with the nonce of the page's Content-Security-Policy.
+/// Creates a `<script>` element with the script in it, and with the nonce of the page's Content-Security-Policy.
 ///
 /// # Errors
 ///
-/// If the nonce is not base64 or URL-safe base64.
+/// The nonce is not base64 or URL-safe base64.
 pub fn token_script_inline(nonce: &str) -> Result<InlineScript, InvalidScript> {
     if is_base64(nonce) { Ok(InlineScript { nonce: nonce.to_owned() }) } else { Err(InvalidScript::Nonce) }
 }
 
-/// A `<script>` element with the script in it; see [`token_script_inline`].
+/// Writes a `<script>` element with the script in it; see [`token_script_inline`].
 #[must_use = "a script does nothing until it is written into a page"]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InlineScript {
@@ -49,16 +49,16 @@ impl fmt::Display for InlineScript {
     }
 }
 
-/// Tells one version of the script from another: the start of its SHA-256.
+/// Returns the version of the script: the start of its SHA-256.
 fn version() -> &'static str {
     static VERSION: OnceLock<String> = OnceLock::new();
     VERSION.get_or_init(|| Sha256::digest(SOURCE).iter().take(8).map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Serves the script: `get(token_script)`, anywhere, and outside of the layer.
+/// Serves the script that fetches tokens in the browser. Route it with `get(token_script)`, outside of the layer.
 ///
-/// Under the URL of [`token_script_tag`] caches may keep it for a year, under any other they must ask again, and its
-/// `ETag` saves them the answer.
+/// Caches may keep it for a year at the URL of [`token_script_tag`]. At any other URL they must revalidate it with its
+/// `ETag`.
 ///
 /// # Example
 ///

@@ -9,9 +9,9 @@ use super::grpc::has_grpc_content;
 use super::settings::{CacheControl, Settings};
 use crate::telemetry::warn;
 
-/// Headers that a cache could go by although `Cache-Control` says no: validators, HTTP/1.0's expiry, and what CDNs and
-/// proxies heed in its stead (Edge Architecture, Akamai, nginx). `CDN-Cache-Control` and what is called after it (RFC 9213,
-/// section 3.1) go by their end.
+/// Headers that a cache could use although `Cache-Control` forbids it: validators, HTTP/1.0's expiry, and the headers
+/// that CDNs and proxies use instead (Edge Architecture, Akamai, nginx). `CDN-Cache-Control` and its relatives (RFC
+/// 9213, section 3.1) are recognised by the end of their name.
 static REMOVED: [HeaderName; 6] = [
     ETAG,
     LAST_MODIFIED,
@@ -21,9 +21,9 @@ static REMOVED: [HeaderName; 6] = [
     HeaderName::from_static("x-accel-expires"),
 ];
 
-/// In the extensions of a response that may carry an auth token.
+/// Marks a response that may carry an auth token, in the response's extensions.
 ///
-/// The token layer puts it there for layers further out, such as [`CspLayer`](crate::embed::csp::CspLayer).
+/// The token layer adds it for layers further out, such as [`CspLayer`](crate::embed::csp::CspLayer).
 ///
 /// # Example
 ///
@@ -40,7 +40,7 @@ static REMOVED: [HeaderName; 6] = [
 #[non_exhaustive]
 pub struct CarriesToken;
 
-/// Says that a response may carry a token, to layers further out and to caches.
+/// Marks a response that may carry a token, for layers further out and for caches.
 pub(crate) fn mark<B>(response: &mut Response<B>, settings: &Settings) {
     response.extensions_mut().insert(CarriesToken);
     if settings.cache_control == CacheControl::NoStore {
@@ -51,7 +51,7 @@ pub(crate) fn mark<B>(response: &mut Response<B>, settings: &Settings) {
     }
 }
 
-/// Says `private, no-store`, and removes what says otherwise. Returns whether the response was public.
+/// Sets `private, no-store`, and removes headers that say otherwise. Returns whether the response was public.
 fn forbid(headers: &mut HeaderMap) -> bool {
     // Nothing caches gRPC, and its clients would see the header as metadata.
     if has_grpc_content(headers) {
@@ -59,7 +59,7 @@ fn forbid(headers: &mut HeaderMap) -> bool {
     }
     let was_public = headers.get_all(CACHE_CONTROL).iter().any(asks_for_shared_caching);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
-    // There are few, and most often none of these, so that one look at all is less than a search for each.
+    // Most often there are none of these, so one look at all headers costs less than a search for each.
     while let Some(name) = headers.keys().find(|name| directs_caches(name)).cloned() {
         headers.remove(name);
     }
@@ -70,11 +70,11 @@ fn directs_caches(name: &HeaderName) -> bool {
     REMOVED.contains(name) || name.as_str().ends_with("-cache-control")
 }
 
-/// Removes the conditions of a request for a document: the browser may have kept a page from before the user signed in, and
-/// a 304 would show it again.
+/// Removes the conditions of a request for a document: the browser may have kept a page from before the user signed in,
+/// and a 304 would show it again.
 ///
-/// `Range` and `If-Range` stay: what they get is a part of today's page, or all of it. The conditions of every other request
-/// stay, too: without its `If-None-Match: *`, a `PUT` overwrites what it was to protect (RFC 9110, section 13.1.2).
+/// `Range` and `If-Range` stay: they return a part of today's page, or all of it. The conditions of every other request
+/// also stay: without its `If-None-Match: *`, a `PUT` would overwrite what exists (RFC 9110, section 13.1.2).
 pub(crate) fn make_unconditional(headers: &mut HeaderMap) {
     for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE] {
         headers.remove(name);

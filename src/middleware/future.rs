@@ -1,4 +1,4 @@
-//! The response, and the mint ahead of it or beside it.
+//! The response future, which drives the mint before the handler or alongside it.
 
 use std::fmt;
 use std::pin::Pin;
@@ -17,9 +17,11 @@ use crate::pending::{Driver, Outcome};
 use crate::rejection::AuthTokenRejection;
 
 pin_project! {
-    /// The response future of a [`ReleasedTokenService`](super::ReleasedTokenService).
+    /// Returns the response of a [`ReleasedTokenService`](super::ReleasedTokenService).
     ///
-    /// Dropping it cancels everything that it started.
+    /// # Cancel safety
+    ///
+    /// Dropping it cancels everything that it started, the mint included.
     pub struct ResponseFuture<S, B, F, P> {
         #[pin]
         state: State<S, B, F, P>,
@@ -29,7 +31,7 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<S, B, F, P> {
-        // The filter said no: only the inner service's future.
+        // The filter skipped the request: only the inner service's future.
         Passing { #[pin] inner: F },
         // The handler waits for the token.
         Minting { driver: Option<Driver>, waiting: Option<Waiting<S, B>>, policy: P, settings: Arc<Settings> },
@@ -44,13 +46,13 @@ pin_project! {
 pub(crate) enum Drives {
     /// The one that the layer starts.
     FromTheStart,
-    /// The one that the handler starts, and may then leave alone.
+    /// The one that the handler starts, and may then no longer await.
     OnceStarted,
     /// None: it is done.
     NoMore,
 }
 
-/// What waits for its token: the service that was polled ready, and the request for it.
+/// A call that waits for its token: the service that was polled ready, and the request for it.
 struct Waiting<S, B> {
     service: S,
     request: Request<B>,
@@ -93,7 +95,7 @@ where
                         }
                     }
                     if let Ok(Some(token)) = outcome {
-                        // For code that knows neither extractors nor futures. Nobody can tell whether it is read.
+                        // For code that uses neither extractors nor futures. The layer cannot know whether it is read.
                         request.extensions_mut().insert(token);
                         if let Some(driver) = &driver {
                             driver.mark_taken();

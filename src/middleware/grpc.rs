@@ -1,4 +1,4 @@
-//! gRPC's form of an answer in the handler's place.
+//! The layer's answer in the handler's place, as gRPC.
 
 use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Response};
@@ -8,7 +8,7 @@ use crate::rejection::{AuthTokenRejection, Failure};
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// Makes a response of trailers only (gRPC over HTTP/2, "Responses"): the status in the headers, and no body.
+/// Turns a response into one of trailers only (gRPC over HTTP/2, "Responses"): the status in the headers, and no body.
 pub(crate) fn answer<B>(response: &mut Response<B>, request: &HeaderMap, rejection: &AuthTokenRejection) {
     let headers = response.headers_mut();
     if let Some(content_type) = request.get(CONTENT_TYPE) {
@@ -18,7 +18,7 @@ pub(crate) fn answer<B>(response: &mut Response<B>, request: &HeaderMap, rejecti
     headers.insert(GRPC_MESSAGE, HeaderValue::from_static(rejection.client_text()));
 }
 
-/// The code's number, as in `tonic::Code`.
+/// Returns the code's number, as in `tonic::Code`.
 fn status(rejection: &AuthTokenRejection) -> &'static str {
     const DEADLINE_EXCEEDED: &str = "4";
     const INTERNAL: &str = "13";
@@ -35,7 +35,8 @@ fn status(rejection: &AuthTokenRejection) -> &'static str {
     }
 }
 
-/// Whether this is the head of a gRPC message: `application/grpc`, `application/grpc+proto`, `application/grpc-web`.
+/// Returns whether this is the head of a gRPC message: `application/grpc`, `application/grpc+proto`,
+/// `application/grpc-web`.
 pub(crate) fn has_grpc_content(headers: &HeaderMap) -> bool {
     const GRPC: &str = "application/grpc";
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();

@@ -19,12 +19,12 @@ use crate::resolver::UserResolver;
 use crate::telemetry::{self, MintSpan};
 use crate::user::InvalidUser;
 
-/// Mints a Released auth token for the signed-in user, and puts it within reach of every handler behind it.
+/// Mints a Released auth token for the signed-in user of each request, and hands it to the handlers behind it.
 ///
-/// The minter is a [`ReleasedClient`](crate::ReleasedClient), or any other [`Minter`]. The resolver finds the signed-in user, so
-/// the layer stands *inside* of the authentication layer.
+/// The minter is a [`ReleasedClient`](crate::ReleasedClient) or any other [`Minter`]. The resolver finds the signed-in
+/// user, so the layer must be *inside* of the authentication layer.
 ///
-/// By default the layer never answers in the handler's place: without a user, or without a token, the request goes on.
+/// By default the layer never answers in the handler's place: without a user or a token, the request goes on.
 /// [`reject_without_token`](Self::reject_without_token) changes that.
 ///
 /// # Example
@@ -76,19 +76,27 @@ impl ReleasedTokenLayer {
         self
     }
 
-    /// Answers in the handler's place where there is no token. The token is always minted before the handler.
+    /// Rejects a request that gets no token, instead of calling the handler. The token is always minted before the
+    /// handler.
     ///
-    /// Nobody signed in is answered with 401, Released out of reach with 503 and `Retry-After`, Released too slow with 504, an
-    /// answer of Released that is no token with 502, and every fault of this server with 500. Requests of
-    /// `application/grpc*` get a gRPC status instead: `UNAUTHENTICATED`, `UNAVAILABLE`, `DEADLINE_EXCEEDED`,
-    /// `INTERNAL`.
+    /// | what happened | status | gRPC status, for `application/grpc*` |
+    /// |---|---|---|
+    /// | nobody is signed in | 401 | `UNAUTHENTICATED` |
+    /// | Released is unreachable or failing | 503 with `Retry-After` | `UNAVAILABLE` |
+    /// | Released is too slow | 504 | `DEADLINE_EXCEEDED` |
+    /// | Released's answer is not a token | 502 | `INTERNAL` |
+    /// | the secret, the account, the user or the resolver is wrong | 500 | `INTERNAL` |
     ///
-    /// The response's body must be `Default`. The bodies of axum, tonic and `http-body-util`'s `Full` and `Empty` are. Those of
-    /// tower-http's `TraceLayer` and `RequestBodyLimitLayer` are not: in one `ServiceBuilder`, put these layers outside of this
-    /// one.
+    /// # The response's body
     ///
-    /// This is no access control: a request that the filter skips goes on to the handler, and the filter goes by headers
-    /// that a client chooses. With `.mint_when(always)` nothing is skipped.
+    /// The response's body must be `Default`. The bodies of axum, of tonic, and `Full` and `Empty` of `http-body-util`
+    /// are. The bodies of tower-http's `TraceLayer` and `RequestBodyLimitLayer` are not: in one `ServiceBuilder`, put
+    /// these layers outside of this one.
+    ///
+    /// # This is not access control
+    ///
+    /// A request that the filter skips goes on to the handler, and the filter reads headers that a client chooses. With
+    /// `.mint_when(always)` nothing is skipped.
     pub fn reject_without_token(mut self) -> ReleasedTokenLayer<FailClosed> {
         self.settings.timing = MintTiming::BeforeHandler;
         ReleasedTokenLayer { settings: self.settings, policy: FailClosed }
@@ -98,13 +106,14 @@ impl ReleasedTokenLayer {
 impl<P> ReleasedTokenLayer<P> {
     /// Mints only for requests for which `filter` returns true. Default: [`can_use_token`].
     ///
-    /// The filter replaces the default one. The module [`filter`](crate::filter) has others.
+    /// The filter replaces the default filter. The module [`filter`](crate::filter) has others.
     pub fn mint_when(mut self, filter: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         self.settings.filter = Arc::new(filter);
         self
     }
 
-    /// Sets what becomes of the cache headers of a response that may carry a token. Default: [`CacheControl::NoStore`].
+    /// Sets what the layer does with the cache headers of a response that may carry a token. Default:
+    /// [`CacheControl::NoStore`].
     pub fn cache_control(mut self, cache_control: CacheControl) -> Self {
         self.settings.cache_control = cache_control;
         self
@@ -125,7 +134,8 @@ impl<P: fmt::Debug> fmt::Debug for ReleasedTokenLayer<P> {
     }
 }
 
-/// Everything from the request's head to the token, not started. An anonymous request does not touch the minter.
+/// Makes the mint of a request, from its head to the token, without starting it. An anonymous request does not use the
+/// minter.
 fn mint<M: Minter, R: UserResolver>(minter: &M, resolver: &R, outcomes: &Arc<Outcomes>, parts: &Parts) -> Mint {
     let user = resolver.resolve(parts);
     let mut minter = minter.clone();

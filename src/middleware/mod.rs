@@ -1,7 +1,8 @@
-//! The middleware behind [`ReleasedTokenLayer`](crate::ReleasedTokenLayer): its service, its future, and what becomes of
+//! The parts of [`ReleasedTokenLayer`](crate::ReleasedTokenLayer): its service, its future, and the cache headers of
 //! responses that carry a token.
 //!
-//! Most applications need none of these names: they add the layer.
+//! Most applications need none of these names. Use them to store the service in a struct, or to change the cache
+//! headers.
 //!
 //! # Example
 //!

@@ -1,4 +1,4 @@
-//! The service: whether, who, and when to mint.
+//! The service: it decides whether a request gets a mint, and when.
 
 use std::mem;
 use std::sync::Arc;
@@ -14,9 +14,11 @@ use crate::filter::Skipped;
 use crate::pending::{Driver, PendingToken};
 use crate::token::AuthToken;
 
-/// The service that a [`ReleasedTokenLayer`](crate::ReleasedTokenLayer) makes of another one.
+/// Mints a token for each request, and calls the inner service; see [`ReleasedTokenLayer`](crate::ReleasedTokenLayer).
 ///
-/// Its error is always the inner service's: a failed mint is none.
+/// # Errors
+///
+/// Its error is always the inner service's. A failed mint is not an error of the service.
 #[derive(Clone, Debug)]
 pub struct ReleasedTokenService<S, P = super::FailOpen> {
     inner: S,
@@ -45,7 +47,7 @@ where
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
-        // Those of a layer further out may be for somebody else.
+        // A token that a layer further out left may be for somebody else.
         parts.extensions.remove::<AuthToken>();
         if !(self.settings.filter)(&parts) {
             parts.extensions.remove::<PendingToken>();

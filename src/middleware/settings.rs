@@ -1,4 +1,4 @@
-//! What a layer was told, shared by all its services.
+//! The settings of a layer, shared by all its services.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,33 +8,39 @@ use http::request::Parts;
 
 use crate::pending::Mint;
 
-/// When the token is minted, relative to the handler.
+/// Says when the token is minted, relative to the handler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MintTiming {
-    /// Before the handler, which starts with the token. The page takes as long as both in turn.
+    /// Before the handler, which starts with the token. The page takes as long as the mint and the handler together.
     #[default]
     BeforeHandler,
     /// While inner middleware and the handler run, in the same task. The page takes as long as the slower of the two,
-    /// if the handler asks for its token late: take [`PendingToken`](crate::PendingToken) and await it last.
+    /// if the handler takes [`PendingToken`](crate::PendingToken) and awaits it last.
     AlongsideHandler,
-    /// When a handler asks for the token, and not at all if none does. For pages that seldom need one.
+    /// When a handler asks for the token. If no handler asks, nothing is minted. For pages that seldom need a token.
     OnExtraction,
 }
 
-/// What becomes of the cache headers of a response that may carry a token.
+/// Says what the layer does with the cache headers of a response that may carry a token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CacheControl {
-    /// `Cache-Control: private, no-store`, and no `ETag`, `Last-Modified`, `Expires` or directions to CDNs: a cache that
-    /// kept the page would serve one user's token to others. A handler's own `public` or `s-maxage` is overridden,
-    /// with a `tracing` event. gRPC responses are left alone.
+    /// Sets `Cache-Control: private, no-store`, and removes `ETag`, `Last-Modified`, `Expires` and the headers that
+    /// direct CDNs. Otherwise a cache could serve one user's token to others.
     ///
-    /// With [`MintTiming::BeforeHandler`](crate::MintTiming::BeforeHandler), a GET or HEAD for a document that gets a token
-    /// also loses `If-None-Match` and `If-Modified-Since`, so that no 304 brings back a page from before the user signed in.
-    /// All other requests keep their conditions. With the other timings nobody knows in time, so let a page have no `ETag`
-    /// if it is another one for users who are signed in.
+    /// A handler's own `public` or `s-maxage` is replaced, and a `tracing` event says so. gRPC responses are not
+    /// changed.
+    ///
+    /// # Conditional requests
+    ///
+    /// With [`MintTiming::BeforeHandler`](crate::MintTiming::BeforeHandler), a GET or HEAD for a document that gets a
+    /// token also loses `If-None-Match` and `If-Modified-Since`, so that no 304 brings back a page from before the user
+    /// signed in. All other requests keep their conditions.
+    ///
+    /// With the other timings, the handler runs before the layer knows whether there is a token. Then send no `ETag`
+    /// with a page that differs for signed-in users.
     #[default]
     NoStore,
-    /// Leaves the response's cache headers and the request's conditions as they are. Choose it only where nothing between
+    /// Leaves the response's cache headers and the request's conditions as they are. Choose it only if nothing between
     /// the handler and the user caches.
     Unchanged,
 }

@@ -1,4 +1,4 @@
-//! The fake: its server, and the handle that a test holds.
+//! The fake of Released: its server, and the handle that a test holds.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -31,10 +31,10 @@ use super::reply::Reply;
 use super::rules::{Account, Api, Refusal};
 use crate::user::User;
 
-/// How long Released documents a token to live.
+/// The life of a token that Released documents.
 const TOKEN_LIFE: Duration = Duration::from_secs(2 * 60);
 
-/// How long Released documents an embed's session to live.
+/// The life of an embed's session that Released documents.
 const SESSION_LIFE: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 
 /// The longest body that is read, in bytes.
@@ -45,11 +45,11 @@ const EMAIL_ONLY_PATH: &str = "/auth/api/token";
 const EMBED_PATH: &str = "/1/embed.js";
 const SESSION_PATH: &str = "/session";
 
-/// A Released of your own: a real HTTP server on a free port of 127.0.0.1, gone when it is dropped.
+/// Runs a fake of Released: a real HTTP server on a free port of 127.0.0.1. Dropping it stops the server.
 ///
-/// It enforces the documented rules of both token APIs, answers with signed tokens that live for two minutes, and
-/// exchanges them for sessions as the portal does. Its `embed.js` brings stand-ins for the four elements, which show
-/// "Verified as …" or "Access denied: …", so that a page can be seen working offline. See the [module](super).
+/// It enforces the documented rules of both token APIs, and answers with signed tokens that live for two minutes. It
+/// exchanges them for sessions, as the portal does. Its `embed.js` defines the four elements, which show "Verified as
+/// …" or "Access denied: …", so that a page works offline. See the [module](super).
 pub struct FakeReleased {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -71,19 +71,19 @@ struct Behaviour {
     always: Option<Reply>,
 }
 
-/// What a [`FakeReleased`] has seen so far.
+/// Counts what a [`FakeReleased`] has seen so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {
     /// Connections that were opened.
     pub connections: usize,
-    /// Requests for a token, however they ended.
+    /// Requests for a token, whatever their end.
     pub requests: usize,
-    /// Requests for a token that have neither been answered nor given up.
+    /// Requests for a token that are neither answered nor cancelled.
     pub in_flight: usize,
-    /// Requests for a token that the caller gave up before the answer.
+    /// Requests for a token that the caller cancelled before the answer.
     pub cancelled: usize,
-    /// Tokens that were handed out.
+    /// Tokens that were minted.
     pub minted: usize,
     /// Requests for a token that broke a rule.
     pub refused: usize,
@@ -93,17 +93,17 @@ pub struct Counts {
     pub denied: usize,
 }
 
-/// What an embed gets for its token.
+/// Describes the session that an embed gets for its token.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Session {
-    /// The user's id; `None` if the token came from the API that has no ids.
+    /// The user's id. `None` if the token came from the API without ids.
     pub user_id: Option<String>,
     /// The e-mail address.
     pub email: String,
-    /// The name, if the application gave one.
+    /// The name, if the application sent one.
     pub name: Option<String>,
-    /// How long the session lasts, in seconds: three days.
+    /// The life of the session, in seconds: three days.
     pub expires_in: u64,
 }
 
@@ -113,13 +113,13 @@ impl fmt::Debug for Session {
     }
 }
 
-/// Why an embed gets no session.
+/// Says why an embed gets no session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AccessDenied {
-    /// This Released did not sign the token.
+    /// This fake did not sign the token.
     Signature,
-    /// The token is older than its two minutes.
+    /// The token has expired. By default its life is two minutes.
     Expired,
     /// The page is neither on HTTPS nor on this machine.
     InvalidOrigin,
@@ -138,15 +138,15 @@ impl fmt::Display for AccessDenied {
 impl std::error::Error for AccessDenied {}
 
 impl FakeReleased {
-    /// Starts one with an account of its own.
+    /// Starts a server with an account of its own.
     ///
     /// # Errors
     ///
-    /// If no port of 127.0.0.1 can be opened.
+    /// No port of 127.0.0.1 can be opened.
     ///
     /// # Panics
     ///
-    /// Outside of a `tokio` runtime with I/O and time.
+    /// Panics outside of a `tokio` runtime with I/O and time.
     pub async fn start() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -166,80 +166,82 @@ impl FakeReleased {
         Ok(Self { address, shared, server })
     }
 
-    /// The id of its account.
+    /// Returns the id of its account.
     pub fn account_id(&self) -> &str {
         &self.shared.account.id
     }
 
-    /// The shared secret of its account; another one with every start.
+    /// Returns the shared secret of its account. Every start makes a new one.
     pub fn shared_secret(&self) -> String {
         lock(&self.shared.account.secret).clone()
     }
 
-    /// Generates a new shared secret and refuses the old one from now on.
+    /// Generates and returns a new shared secret. The old one is refused from now on.
     pub fn rotate_secret(&self) -> String {
         let rotated = random_secret();
         lock(&self.shared.account.secret).clone_from(&rotated);
         rotated
     }
 
-    /// Where it is, such as `http://127.0.0.1:49152`, for a Content-Security-Policy.
+    /// Returns its origin, such as `http://127.0.0.1:49152`, for a Content-Security-Policy.
     pub fn origin(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// The URL of its current token API, for [`TokenApi::Impersonation`](crate::client::TokenApi::Impersonation).
+    /// Returns the URL of its current token API, for
+    /// [`TokenApi::Impersonation`](crate::client::TokenApi::Impersonation).
     pub fn impersonation_url(&self) -> String {
         self.origin() + IMPERSONATION_PATH
     }
 
-    /// The URL of its older token API, for [`TokenApi::EmailOnly`](crate::client::TokenApi::EmailOnly).
+    /// Returns the URL of its older token API, for [`TokenApi::EmailOnly`](crate::client::TokenApi::EmailOnly).
     pub fn email_only_url(&self) -> String {
         self.origin() + EMAIL_ONLY_PATH
     }
 
-    /// The URL of its stand-in for Released's embed script.
+    /// Returns the URL of its replacement for Released's embed script.
     pub fn embed_script_url(&self) -> String {
         self.origin() + EMBED_PATH
     }
 
-    /// A client for its account and its current token API.
+    /// Creates a client for its account and its current token API.
     ///
     /// # Errors
     ///
-    /// If the HTTP client cannot be built.
+    /// The HTTP client cannot be built.
     #[cfg(feature = "client")]
     pub fn client(&self) -> Result<crate::ReleasedClient, crate::client::ConfigError> {
         self.client_builder().build()
     }
 
-    /// The builder of [`client`](Self::client), for a client with another deadline and so on.
+    /// Returns the builder of [`client`](Self::client), for a client with other settings, such as the deadline.
     #[cfg(feature = "client")]
     pub fn client_builder(&self) -> crate::client::ReleasedClientBuilder {
         crate::ReleasedClient::builder(self.account_id(), self.shared_secret()).endpoint(self.impersonation_url())
     }
 
-    /// Takes this long for every later request for a token.
+    /// Delays every later answer to a request for a token by this time. Default: no delay.
     pub fn set_latency(&self, latency: Duration) {
         self.behaviour().latency = latency;
     }
 
-    /// Gives every later token this life, in whole seconds; zero makes tokens that have expired on arrival.
+    /// Sets the life of every later token, in whole seconds. With zero, tokens have expired when they arrive. Default:
+    /// two minutes.
     pub fn set_token_life(&self, life: Duration) {
         self.behaviour().token_life = life;
     }
 
-    /// Answers the next request for a token with this, whatever it is. Calls queue up.
+    /// Answers the next request for a token with `reply`, without checking it. Several calls queue up.
     pub fn reply_next(&self, reply: Reply) {
         self.behaviour().next.push_back(reply);
     }
 
-    /// Answers every later request for a token with this, whatever it is: an outage.
+    /// Answers every later request for a token with `reply`, without checking it, as in an outage.
     pub fn reply_always(&self, reply: Reply) {
         self.behaviour().always = Some(reply);
     }
 
-    /// Forgets every scripted answer and the latency: the outage is over.
+    /// Removes all scripted answers and the latency, which ends an outage.
     pub fn recover(&self) {
         let mut behaviour = self.behaviour();
         behaviour.latency = Duration::ZERO;
@@ -247,12 +249,12 @@ impl FakeReleased {
         behaviour.always = None;
     }
 
-    /// What it has seen so far.
+    /// Returns what it has seen so far.
     pub fn counts(&self) -> Counts {
         *self.shared.counts.borrow()
     }
 
-    /// Waits until what it has seen is as wanted, and tells what that is.
+    /// Waits until `wanted` returns true for what it has seen, and returns the counts.
     ///
     /// # Cancel safety
     ///
@@ -263,19 +265,19 @@ impl FakeReleased {
         counts.wait_for(wanted).await.map_or_else(|_closed| self.counts(), |counts| *counts)
     }
 
-    /// For whom it has minted, in turn. The API that has no ids gives every user the id `email-only`.
+    /// Returns the users for whom it has minted, in order. The API without ids gives every user the id `email-only`.
     pub fn users(&self) -> Vec<User> {
         lock(&self.shared.users).clone()
     }
 
     /// Exchanges a token for a session, as the embed does.
     ///
-    /// Released does not document whether a token can be exchanged twice; here it can, as one page may hold several
-    /// embeds with the same token.
+    /// Released does not document whether a token can be exchanged twice. Here it can, because one page may hold
+    /// several embeds with the same token.
     ///
     /// # Errors
     ///
-    /// Why the embed would show "access denied".
+    /// The token was not signed by this fake, or has expired. Then the embed would show "access denied".
     pub fn open_session(&self, token: &str) -> Result<Session, AccessDenied> {
         self.shared.open_session(token)
     }
@@ -311,7 +313,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         let shared = Arc::clone(&shared);
         connections.spawn(async move {
             let service = service_fn(move |request| answer(Arc::clone(&shared), request));
-            // An error is the caller's to see.
+            // The caller sees the error.
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
         // Closed connections need not be kept.
@@ -337,7 +339,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
 }
 
 impl Shared {
-    /// The answer to a request for a token.
+    /// Answers a request for a token.
     async fn token(&self, api: Api, headers: &HeaderMap, body: Incoming) -> Response<Full<Bytes>> {
         let mut in_flight = InFlight::enter(&self.counts);
         let response = self.token_or_refusal(api, headers, body).await;
@@ -379,7 +381,7 @@ impl Shared {
         }
     }
 
-    /// The answer to an embed that wants a session. Pages are of another origin, so it speaks CORS.
+    /// Answers an embed that wants a session. Pages are of another origin, so the answer has CORS headers.
     async fn session(&self, method: &Method, headers: &HeaderMap, body: Incoming) -> Response<Full<Bytes>> {
         #[derive(Deserialize)]
         struct Exchange {
@@ -424,7 +426,7 @@ impl Shared {
     }
 }
 
-/// Counts a request for a token, and whether it was given up: then its future is dropped before it is done.
+/// Counts a request for a token, and whether it was cancelled: then its future is dropped before it is done.
 struct InFlight<'a> {
     counts: &'a watch::Sender<Counts>,
     done: bool,
@@ -464,7 +466,8 @@ fn claims(api: Api, user: &User, life: Duration) -> Claims {
     }
 }
 
-/// Released wants HTTPS from a trusted domain; the fake trusts every domain, and this machine without HTTPS.
+/// Returns whether a page of this origin may embed. Released requires HTTPS and a trusted domain. The fake trusts every
+/// domain, and this machine also without HTTPS.
 fn may_embed(origin: Option<&HeaderValue>) -> bool {
     let Some(origin) = origin else { return true };
     let origin = origin.to_str().ok().and_then(|origin| Url::parse(origin).ok());
@@ -519,7 +522,7 @@ fn random_secret() -> String {
     format!("fake-secret-{:016x}", random())
 }
 
-/// Random enough for a fake: the standard library seeds its hash maps from the system.
+/// Returns a number that is random enough for a fake: the standard library seeds its hash maps from the system.
 fn random() -> u64 {
     RandomState::new().hash_one(())
 }

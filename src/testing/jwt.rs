@@ -1,4 +1,4 @@
-//! JSON Web Tokens (RFC 7519) with HS256, as much of them as the fake signs and checks itself.
+//! The JSON Web Tokens (RFC 7519, HS256) that the fake signs and checks.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -6,10 +6,10 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
-/// What the fake's tokens say.
+/// The claims of the fake's tokens.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Claims {
-    /// The user's id; the e-mail address in the API that has no id.
+    /// The user's id, or the e-mail address in the API without ids.
     pub(crate) sub: String,
     pub(crate) email: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,7 +40,7 @@ impl Key {
         format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
     }
 
-    /// The claims of a token, if this key signed it.
+    /// Returns the claims of a token, if this key signed it.
     pub(crate) fn verify(&self, token: &str) -> Option<Claims> {
         let (signed, signature) = token.rsplit_once('.')?;
         let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).ok()?;

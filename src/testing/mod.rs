@@ -1,8 +1,13 @@
-//! Released, without Released: for the tests of applications, and for work without a network.
+//! Replaces Released in the tests of applications, and for work without a network.
 //!
-//! [`FakeReleased`] is a real HTTP server on loopback, as strict as the vendor's. Point a
-//! [`ReleasedClient`](crate::ReleasedClient) at it, and a page's embeds too. [`StubMinter`] is no server at all, only a
-//! minter that hands out tokens, for tests that are about the page.
+//! | type | what it is | use it for |
+//! |---|---|---|
+//! | [`FakeReleased`] | an HTTP server on loopback that enforces Released's documented rules | tests of the client, of embeds and of outages |
+//! | [`StubMinter`] | a minter without a network | tests of your pages |
+//!
+//! Give [`FakeReleased::client`] to the layer. To configure an application from outside, set `RELEASED_TOKEN_URL`,
+//! `RELEASED_ACCOUNT_ID` and `RELEASED_SHARED_SECRET` to the fake's `impersonation_url()`, `account_id()` and
+//! `shared_secret()`. For an outage, call `set_latency(..)` or `reply_always(Reply::status(503))`, and then `recover()`.
 //!
 //! # Example
 //!
@@ -19,10 +24,11 @@
 //! struct CurrentUser(&'static str);
 //!
 //! let released = FakeReleased::start().await?;
-//! let user_of = |user: &CurrentUser| User::new(user.0, "ada@example.com");
+//! let vouch = |user: &CurrentUser| User::new(user.0, "ada@example.com");
+//! let layer = ReleasedTokenLayer::new(released.client()?, from_extension(vouch));
 //! let app = Router::new()
 //!     .route("/roadmap", get(async |token: AuthToken| token.to_string()))
-//!     .layer(ReleasedTokenLayer::new(released.client()?, from_extension(user_of)))
+//!     .layer(layer)
 //!     .layer(Extension(CurrentUser("ada")));
 //!
 //! let page = app.oneshot(Request::get("/roadmap").body(Body::empty())?).await?;
@@ -45,7 +51,7 @@ pub use self::fake::{AccessDenied, Counts, FakeReleased, Session};
 pub use self::reply::Reply;
 pub use self::stub::StubMinter;
 
-/// Locks what stays usable although a test panicked while it held it.
+/// Locks a mutex, also after a test panicked while it held the lock.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,9 +1,10 @@
-//! Answers that a fake is told to give.
+//! Scripted answers of a fake.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 
-/// An answer for [`FakeReleased::reply_next`](super::FakeReleased::reply_next).
+/// Holds an answer for [`FakeReleased::reply_next`](super::FakeReleased::reply_next) and
+/// [`reply_always`](super::FakeReleased::reply_always).
 ///
 /// # Example
 ///
@@ -11,7 +12,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 /// use tower_released::testing::Reply;
 ///
 /// let busy = Reply::status(429).header("retry-after", "1");
-/// let portal = Reply::status(200).body("<!doctype html><title>Sign in to the hotel's network</title>");
+/// let portal = Reply::status(200).body("<title>Sign in to the network</title>");
 /// ```
 #[derive(Clone, Debug)]
 pub struct Reply {
@@ -21,11 +22,11 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// An empty answer with this status.
+    /// Creates an empty answer with this status.
     ///
     /// # Panics
     ///
-    /// If it is not a status from 200 to 999.
+    /// Panics if the status is not from 200 to 999.
     pub fn status(status: u16) -> Self {
         assert!(status >= 200, "a final status is 200 or more");
         let status = StatusCode::from_u16(status).expect("a status has three digits");
@@ -36,7 +37,7 @@ impl Reply {
     ///
     /// # Panics
     ///
-    /// If the name or the value is not one that HTTP allows.
+    /// Panics if HTTP does not allow the name or the value.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         let name = name.parse().expect("a header's name");
         let value = value.parse().expect("a header's value");
@@ -44,7 +45,7 @@ impl Reply {
         self
     }
 
-    /// Sets the body. It may be anything.
+    /// Sets the body, to any bytes.
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
         self.body = body.into();
         self

@@ -1,4 +1,4 @@
-//! What Released demands of a request for a token, checked as the vendor does: on the bytes that arrived.
+//! The rules for a request for a token, checked on the bytes that arrived, as Released does.
 
 use std::sync::Mutex;
 
@@ -16,7 +16,7 @@ pub(crate) enum Api {
     EmailOnly,
 }
 
-/// Whose requests are in order.
+/// The account whose requests are accepted.
 pub(crate) struct Account {
     pub(crate) id: String,
     /// It can be rotated.
@@ -44,7 +44,7 @@ struct Profile {
 }
 
 impl Account {
-    /// The user that a request vouches for.
+    /// Returns the user that a request vouches for.
     pub(crate) fn check(&self, api: Api, headers: &HeaderMap, body: &[u8]) -> Result<User, Refusal> {
         let bearer = headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes);
         if bearer != Some(format!("Bearer {}", lock(&self.secret)).as_bytes()) {
@@ -64,7 +64,7 @@ impl Account {
         let email = body.user_email.ok_or(bad_request("user_email is missing"))?;
         let id = match api {
             Api::Impersonation => body.user_id.ok_or(bad_request("user_id is missing"))?,
-            // This API knows no ids, and its sessions none.
+            // This API has no ids, and neither have its sessions.
             Api::EmailOnly => "email-only".to_owned(),
         };
         let mut user = User::new(id, email).map_err(reason)?;

@@ -12,9 +12,9 @@ use crate::error::MintError;
 use crate::token::AuthToken;
 use crate::user::User;
 
-/// A minter that hands out tokens of its own, `stub-token-1` and so on, which no embed will accept.
+/// Mints tokens without a network: `stub-token-1`, `stub-token-2` and so on. No embed accepts them.
 ///
-/// Clones count together. Its latency is `tokio`'s time, so tests with paused time need not wait.
+/// Clones share their counter and their users. The latency uses `tokio`'s time, so tests with paused time do not wait.
 ///
 /// # Example
 ///
@@ -27,11 +27,13 @@ use crate::user::User;
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let minter = StubMinter::new().with_latency(Duration::from_millis(5));
 /// let ada = User::new("ada", "ada@example.com").unwrap();
-/// assert_eq!(minter.clone().oneshot(ada.clone()).await.unwrap().as_str(), "stub-token-1");
+/// let token = minter.clone().oneshot(ada.clone()).await.unwrap();
+/// assert_eq!(token.as_str(), "stub-token-1");
 /// assert_eq!(minter.users(), [ada.clone()]);
 ///
 /// let down = StubMinter::failing(MintError::new(MintErrorKind::Unavailable));
-/// assert_eq!(down.oneshot(ada).await.unwrap_err().kind(), MintErrorKind::Unavailable);
+/// let error = down.oneshot(ada).await.unwrap_err();
+/// assert_eq!(error.kind(), MintErrorKind::Unavailable);
 /// # }
 /// ```
 #[derive(Clone, Debug, Default)]
@@ -42,33 +44,33 @@ pub struct StubMinter {
 }
 
 impl StubMinter {
-    /// A minter that always succeeds, at once.
+    /// Creates a minter that always succeeds, without a delay.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A minter that always fails, with this error.
+    /// Creates a minter that always fails with this error.
     pub fn failing(error: MintError) -> Self {
         Self { failure: Some(error), ..Self::default() }
     }
 
-    /// Takes this long for every mint.
+    /// Sets how long every mint takes. Default: no delay.
     pub fn with_latency(mut self, latency: Duration) -> Self {
         self.latency = latency;
         self
     }
 
-    /// For whom it was asked to mint, in turn.
+    /// Returns the users of all mints, in order.
     pub fn users(&self) -> Vec<User> {
         lock(&self.users).clone()
     }
 
-    /// How often it was asked to mint.
+    /// Returns the number of mints.
     pub fn calls(&self) -> usize {
         lock(&self.users).len()
     }
 
-    /// Notes the call, and gives its number.
+    /// Records the call, and returns its number.
     fn note(&self, user: User) -> usize {
         let mut users = lock(&self.users);
         users.push(user);
