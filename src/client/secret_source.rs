@@ -36,15 +36,22 @@ use crate::telemetry::info;
 pub struct SecretSource(Result<Source, InvalidSecret>);
 
 #[derive(Clone, Debug)]
-enum Source {
-    Fixed(SharedSecret),
-    File(Arc<SecretFile>),
-    Pushed(watch::Receiver<SharedSecret>),
+struct Source {
+    /// The only place that the secret is read from. A fixed one has no sender.
+    secret: watch::Receiver<SharedSecret>,
+    /// The file whose looks send into it, if it is one.
+    file: Option<Arc<SecretFile>>,
+}
+
+impl Source {
+    fn fixed(secret: SharedSecret) -> Self {
+        Self { secret: watch::channel(secret).1, file: None }
+    }
 }
 
 impl From<&str> for SecretSource {
     fn from(secret: &str) -> Self {
-        Self(SharedSecret::from_text(secret).map(Source::Fixed))
+        Self(SharedSecret::from_text(secret).map(Source::fixed))
     }
 }
 
@@ -62,19 +69,19 @@ impl From<&String> for SecretSource {
 
 impl From<SharedSecret> for SecretSource {
     fn from(secret: SharedSecret) -> Self {
-        Self(Ok(Source::Fixed(secret)))
+        Self(Ok(Source::fixed(secret)))
     }
 }
 
 impl From<SecretFile> for SecretSource {
     fn from(file: SecretFile) -> Self {
-        Self(Ok(Source::File(Arc::new(file))))
+        Self(Ok(Source { secret: file.subscribe(), file: Some(Arc::new(file)) }))
     }
 }
 
 impl From<watch::Receiver<SharedSecret>> for SecretSource {
-    fn from(receiver: watch::Receiver<SharedSecret>) -> Self {
-        Self(Ok(Source::Pushed(receiver)))
+    fn from(secret: watch::Receiver<SharedSecret>) -> Self {
+        Self(Ok(Source { secret, file: None }))
     }
 }
 
@@ -93,26 +100,26 @@ impl Secret {
         Ok(Self { source: source?, in_use: Mutex::default(), changes: AtomicU64::default() })
     }
 
-    /// The secret as it is known now. Nobody waits for a file.
+    /// Returns the secret as it is known now. Nobody waits for a file.
     pub(crate) fn current(&self) -> SharedSecret {
-        let secret = match &self.source {
-            Source::Fixed(secret) => return secret.clone(),
-            Source::File(file) => file.current(),
-            Source::Pushed(receiver) => receiver.borrow().clone(),
-        };
-        self.note(&secret);
-        secret
+        if let Some(file) = &self.source.file {
+            file.look();
+        }
+        self.known()
     }
 
     /// Looks for another secret than the one that Released refused.
     pub(crate) async fn other_than(&self, refused: &SharedSecret) -> Option<SharedSecret> {
-        let secret = match &self.source {
-            Source::Fixed(_) => return None,
-            Source::File(file) => file.after_refusal(refused).await,
-            Source::Pushed(receiver) => receiver.borrow().clone(),
-        };
+        if let Some(file) = &self.source.file {
+            file.look_after_refusal(refused).await;
+        }
+        Some(self.known()).filter(|secret| secret != refused)
+    }
+
+    fn known(&self) -> SharedSecret {
+        let secret = self.source.secret.borrow().clone();
         self.note(&secret);
-        (secret != *refused).then_some(secret)
+        secret
     }
 
     /// 1 for the first secret, and one more for each change that was seen.
