@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde::Deserialize;
 
-/// A program in tests/compile_fail/src/bin, and what a person must be told who wrote it.
+/// A program in `tests/compile_fail/src/bin`, and what a person must be told who wrote it.
 const ADVICE: &[(&str, &[&str])] = &[
     (
         "closure_is_no_resolver",
@@ -20,10 +20,7 @@ const ADVICE: &[(&str, &[&str])] = &[
         "closure_returns_no_user",
         &["`String` does not say who is signed in", "`User::new(id, email)` returns a `Result`"],
     ),
-    (
-        "resolver_fn_no_user",
-        &["`String` is not a future"],
-    ),
+    ("resolver_fn_no_user", &["`String` is not a future"]),
     ("not_a_minter", &["`&str` cannot mint", "give the layer a `ReleasedClient`"]),
     ("missing_feature", &["the item is gated behind the `axum` feature"]),
     ("strict_and_timed", &["no method named `timing` found for struct `ReleasedTokenLayer<FailClosed>`"]),
@@ -31,7 +28,10 @@ const ADVICE: &[(&str, &[&str])] = &[
     ("async_closure_borrows_parts", &["one type is more general than the other"]),
     (
         "body_without_default",
-        &["cannot answer with a `Body`: this response body is not `Default`", "`TraceLayer` and `RequestBodyLimitLayer`"],
+        &[
+            "cannot answer with a `Body`: this response body is not `Default`",
+            "`TraceLayer` and `RequestBodyLimitLayer`",
+        ],
     ),
 ];
 

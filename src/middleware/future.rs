@@ -58,7 +58,13 @@ impl<S, B, F, P> ResponseFuture<S, B, F, P> {
         Self { state: State::Passing { inner } }
     }
 
-    pub(crate) fn minting(driver: Driver, request: Request<B>, service: S, policy: P, cache_control: CacheControl) -> Self {
+    pub(crate) fn minting(
+        driver: Driver,
+        request: Request<B>,
+        service: S,
+        policy: P,
+        cache_control: CacheControl,
+    ) -> Self {
         let waiting = Some(Waiting { service, request });
         Self { state: State::Minting { driver: Some(driver), waiting, policy, cache_control } }
     }

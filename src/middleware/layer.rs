@@ -121,10 +121,7 @@ impl<S, P: Clone> Layer<S> for ReleasedTokenLayer<P> {
 
 impl<P: fmt::Debug> fmt::Debug for ReleasedTokenLayer<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReleasedTokenLayer")
-            .field("settings", &self.settings)
-            .field("policy", &self.policy)
-            .finish()
+        f.debug_struct("ReleasedTokenLayer").field("settings", &self.settings).field("policy", &self.policy).finish()
     }
 }
 

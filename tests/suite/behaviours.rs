@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tower_released::testing::{FakeReleased, Reply};
 use tower_released::filter::{always, can_use_token};
+use tower_released::testing::{FakeReleased, Reply};
 use tower_released::{MintTiming, ReleasedTokenLayer};
 
 use crate::support::{Answer, Axum, Hyper, Refusal, Stack, Tonic, by_header};

@@ -13,8 +13,8 @@ use scraper::Html;
 use tower::ServiceExt;
 use tower_released::embed::csp::{self, CspLayer, Sources};
 use tower_released::embed::{self, Anchor, ColorScheme, Locale, Modules, Position, token_script};
-use tower_released::testing::StubMinter;
 use tower_released::middleware::CacheControl;
+use tower_released::testing::StubMinter;
 use tower_released::{AuthToken, ReleasedTokenLayer};
 
 use crate::support::{by_header, request_from_ada};

@@ -1,6 +1,5 @@
 //! What handlers take, and what clients get where there is nothing to take.
 
-use std::future::ready;
 use axum::body::Body;
 use axum::response::IntoResponse;
 use axum::routing::{any, get, post};
@@ -11,6 +10,7 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
+use std::future::ready;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tower::ServiceExt;
@@ -291,7 +291,7 @@ async fn the_seconds_that_the_endpoint_gives_are_the_tokens_own_however_wrong_th
         let claims = json!({ "iat": issued_at, "exp": issued_at + 120 }).to_string();
         let token: Arc<str> = format!("eyJhbGciOiJIUzI1NiJ9.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims)).into();
         let minter = tower::service_fn(move |_: User| {
-            let token = AuthToken::new(Arc::clone(&token)).map_err(MintError::from);
+            let token = AuthToken::new(Arc::clone(&token));
             async { token }
         });
         let layer = ReleasedTokenLayer::new(minter, by_header());

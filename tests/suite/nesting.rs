@@ -10,9 +10,7 @@ use http_body_util::BodyExt;
 use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
 use tower_released::filter::always;
 use tower_released::testing::StubMinter;
-use tower_released::{
-    AuthToken, AuthTokenRejection, MintTiming, PendingToken, ReleasedTokenLayer, resolver_fn,
-};
+use tower_released::{AuthToken, AuthTokenRejection, MintTiming, PendingToken, ReleasedTokenLayer, resolver_fn};
 
 use crate::support::{ada, by_header, request_from_ada};
 

@@ -7,9 +7,7 @@ use http::{Request, Response};
 use tokio_test::{assert_pending, assert_ready, assert_ready_ok};
 use tower::{BoxError, Service, ServiceBuilder};
 use tower_released::testing::StubMinter;
-use tower_released::{
-    AuthToken, MintError, MintErrorKind, MintTiming, Minter, PendingToken, ReleasedTokenLayer, User,
-};
+use tower_released::{AuthToken, MintError, MintErrorKind, MintTiming, Minter, PendingToken, ReleasedTokenLayer, User};
 use tower_test::mock;
 
 use crate::support::{ada, by_header, request_from_ada};
@@ -124,7 +122,9 @@ async fn the_minter_is_not_touched_for_nobody_or_for_what_is_filtered() {
 
 #[tokio::test]
 async fn on_extraction_the_minter_is_not_touched_unless_asked_for() {
-    let layer = ReleasedTokenLayer::new(Untouchable, by_header()).timing(MintTiming::OnExtraction).mint_when(tower_released::filter::always);
+    let layer = ReleasedTokenLayer::new(Untouchable, by_header())
+        .timing(MintTiming::OnExtraction)
+        .mint_when(tower_released::filter::always);
     let page = ServiceBuilder::new().layer(layer).service_fn(async |_| Ok::<_, BoxError>(Response::new(())));
     call(page, request_from_ada(())).await;
 }
