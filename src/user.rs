@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use email_address::EmailAddress;
-use sha2::{Digest, Sha256};
+use hmac_sha256::Hash;
 use url::Url;
 
 use crate::telemetry::debug;
@@ -250,7 +250,7 @@ impl UserId {
             Ok(legal) if !looks_encoded(id) => legal,
             _ => {
                 let mut encoded = String::from(ENCODED_PREFIX);
-                for byte in Sha256::digest(id) {
+                for byte in Hash::hash(id.as_bytes()) {
                     // Writing to a `String` cannot fail.
                     let _ = write!(encoded, "{byte:02x}");
                 }

@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use zeroize::Zeroizing;
 
@@ -64,6 +64,8 @@ const MAX_FILE_BYTES: u64 = 16 * 1024;
 #[derive(Debug)]
 pub struct SecretFile {
     path: PathBuf,
+    /// Where each look puts what it found, for all clients of this file.
+    secret: watch::Sender<SharedSecret>,
     state: Mutex<State>,
     /// Tells those who wait for a look that it is over.
     looked: Notify,
@@ -73,7 +75,6 @@ pub struct SecretFile {
 
 #[derive(Debug)]
 struct State {
-    secret: SharedSecret,
     looked_at: Instant,
     /// When the look under way began. There is never more than one: a slow file, on a network, must not take a thread for
     /// each mint.
@@ -96,27 +97,33 @@ impl SecretFile {
             Ok(secret) => secret,
             Err(error) => return Err(ConfigError::secret_file(path, error)),
         };
-        let state = Mutex::new(State {
-            secret,
-            looked_at: Instant::now(),
-            looking_since: None,
-            last_extra_read: Instant::now(),
-        });
-        Ok(Self { path, state, looked: Notify::new(), reads: Arc::new(Semaphore::new(MOST_READS)) })
+        let now = Instant::now();
+        let state = Mutex::new(State { looked_at: now, looking_since: None, last_extra_read: now });
+        Ok(Self {
+            path,
+            secret: watch::Sender::new(secret),
+            state,
+            looked: Notify::new(),
+            reads: Arc::new(Semaphore::new(MOST_READS)),
+        })
     }
 
-    /// Returns the secret that was last read. A mint does not wait for the file.
-    pub(crate) fn current(self: &Arc<Self>) -> SharedSecret {
+    /// Returns a receiver of the secret that was last read.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<SharedSecret> {
+        self.secret.subscribe()
+    }
+
+    /// Starts a look at the file if the last one is 30 seconds old. A mint does not wait for it.
+    pub(crate) fn look(self: &Arc<Self>) {
         self.look_if_older_than(LOOK_AFTER);
-        self.state().secret.clone()
     }
 
-    /// Returns the secret after a look at the file, which a mint waits for at most half a second.
-    pub(crate) async fn after_refusal(self: &Arc<Self>, refused: &SharedSecret) -> SharedSecret {
+    /// Looks at the file if it may hold another secret than this one. A mint waits for that at most half a second.
+    pub(crate) async fn look_after_refusal(self: &Arc<Self>, refused: &SharedSecret) {
         // Before the look, or its end could be missed.
         let mut looked = pin!(self.looked.notified());
         looked.as_mut().enable();
-        if self.state().secret == *refused {
+        if *self.secret.borrow() == *refused {
             self.look_if_older_than(LOOK_AFTER_REFUSAL);
             let looking_since = self.state().looking_since;
             if let Some(since) = looking_since {
@@ -124,7 +131,6 @@ impl SecretFile {
                 let _ = timeout_at(since + LOOK_PATIENCE, looked).await;
             }
         }
-        self.state().secret.clone()
     }
 
     /// Starts a look that goes on whatever becomes of the mint that asked for it.
@@ -140,7 +146,7 @@ impl SecretFile {
             // What a read finds after its look was given up goes nowhere, as another look may have found a newer secret.
             let found = timeout(LOST_AFTER, look.file.read_settled()).await;
             match found.unwrap_or(Err(SecretFileError::Hangs)) {
-                Ok(secret) => look.file.state().secret = secret,
+                Ok(secret) => drop(look.file.secret.send_replace(secret)),
                 Err(error) => {
                     let path = look.file.path.display().to_string();
                     warn!(path = path, "could not reload the secret file; keeping the last valid secret: {error}");
@@ -156,7 +162,7 @@ impl SecretFile {
             return Err(SecretFileError::Hangs);
         }
         let first = self.read_in_background(place.clone()).await?;
-        if first == self.state().secret {
+        if first == *self.secret.borrow() {
             return Ok(first);
         }
         sleep(SETTLED_AFTER).await;
@@ -323,12 +329,26 @@ mod tests {
         Arc::new(SecretFile::open(&file.0).unwrap())
     }
 
+    fn known(source: &SecretFile) -> SharedSecret {
+        source.subscribe().borrow().clone()
+    }
+
+    fn current(source: &Arc<SecretFile>) -> SharedSecret {
+        source.look();
+        known(source)
+    }
+
+    async fn after_refusal(source: &Arc<SecretFile>, refused: &SharedSecret) -> SharedSecret {
+        source.look_after_refusal(refused).await;
+        known(source)
+    }
+
     /// Looks, and waits for the end of it.
     async fn look(source: &Arc<SecretFile>) -> SharedSecret {
         let looked = source.looked.notified();
         source.look_if_older_than(Duration::ZERO);
         looked.await;
-        source.state().secret.clone()
+        known(source)
     }
 
     #[tokio::test(start_paused = true)]
@@ -350,13 +370,13 @@ mod tests {
         let source = open(&file);
         file.write("the new secret");
         advance(Duration::from_secs(29)).await;
-        source.current();
+        current(&source);
         assert!(source.state().looking_since.is_none());
         advance(Duration::from_secs(2)).await;
         let looked = source.looked.notified();
-        assert_eq!(source.current(), secret("the old secret"));
+        assert_eq!(current(&source), secret("the old secret"));
         looked.await;
-        assert_eq!(source.current(), secret("the new secret"));
+        assert_eq!(current(&source), secret("the new secret"));
     }
 
     #[tokio::test(start_paused = true)]
@@ -365,9 +385,9 @@ mod tests {
         let source = open(&file);
         let old = secret("the old secret");
         file.write("the new secret");
-        assert_eq!(source.after_refusal(&old).await, old, "it was just opened");
+        assert_eq!(after_refusal(&source, &old).await, old, "it was just opened");
         advance(Duration::from_secs(1)).await;
-        assert_eq!(source.after_refusal(&old).await, secret("the new secret"));
+        assert_eq!(after_refusal(&source, &old).await, secret("the new secret"));
     }
 
     #[tokio::test(start_paused = true)]
@@ -379,11 +399,11 @@ mod tests {
         advance(Duration::from_secs(1)).await;
         let asked = tokio::spawn({
             let (source, old) = (Arc::clone(&source), old.clone());
-            async move { source.after_refusal(&old).await }
+            async move { after_refusal(&source, &old).await }
         });
         tokio::task::yield_now().await;
         asked.abort();
-        assert_eq!(source.after_refusal(&old).await, secret("the new secret"));
+        assert_eq!(after_refusal(&source, &old).await, secret("the new secret"));
     }
 
     #[cfg(unix)]
@@ -397,8 +417,8 @@ mod tests {
         assert!(std::process::Command::new("mkfifo").arg(&file.0).status().unwrap().success());
         source.state().looked_at = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
         for _ in 0..3 {
-            assert_eq!(source.after_refusal(&old).await, old);
-            assert_eq!(source.current(), old);
+            assert_eq!(after_refusal(&source, &old).await, old);
+            assert_eq!(current(&source), old);
             assert!(source.state().looking_since.is_some(), "it is the same look all the time");
         }
         // Let the thread go, so that the test can end.
@@ -485,14 +505,14 @@ mod tests {
         let source = open(&file);
         let pipe = Pipe::instead_of(&file);
         lose_a_look(&source).await;
-        assert_eq!(source.state().secret, secret("the old secret"));
+        assert_eq!(known(&source), secret("the old secret"));
 
         pipe.replace("the new secret");
         look_for(&source, LOST_AFTER).await;
-        assert_eq!(source.state().secret, secret("the new secret"));
+        assert_eq!(known(&source), secret("the new secret"));
         pipe.end_all_reads(&source, "the old secret");
         tokio::task::yield_now().await;
-        assert_eq!(source.current(), secret("the new secret"));
+        assert_eq!(current(&source), secret("the new secret"));
     }
 
     #[cfg(unix)]
@@ -528,7 +548,7 @@ mod tests {
         pipe.replace("the new secret");
         advance(EXTRA_READ_AFTER).await;
         look_for(&source, LOST_AFTER).await;
-        let found = source.state().secret.clone();
+        let found = source.secret.borrow().clone();
         pipe.end_all_reads(&source, "");
         assert_eq!(found, secret("the new secret"));
     }

@@ -36,15 +36,22 @@ use crate::telemetry::info;
 pub struct SecretSource(Result<Source, InvalidSecret>);
 
 #[derive(Clone, Debug)]
-enum Source {
-    Fixed(SharedSecret),
-    File(Arc<SecretFile>),
-    Pushed(watch::Receiver<SharedSecret>),
+struct Source {
+    /// The only place that the secret is read from. A fixed one has no sender.
+    secret: watch::Receiver<SharedSecret>,
+    /// The file whose looks send into it, if it is one.
+    file: Option<Arc<SecretFile>>,
+}
+
+impl Source {
+    fn fixed(secret: SharedSecret) -> Self {
+        Self { secret: watch::channel(secret).1, file: None }
+    }
 }
 
 impl From<&str> for SecretSource {
     fn from(secret: &str) -> Self {
-        Self(SharedSecret::from_text(secret).map(Source::Fixed))
+        Self(SharedSecret::from_text(secret).map(Source::fixed))
     }
 }
 
@@ -62,19 +69,19 @@ impl From<&String> for SecretSource {
 
 impl From<SharedSecret> for SecretSource {
     fn from(secret: SharedSecret) -> Self {
-        Self(Ok(Source::Fixed(secret)))
+        Self(Ok(Source::fixed(secret)))
     }
 }
 
 impl From<SecretFile> for SecretSource {
     fn from(file: SecretFile) -> Self {
-        Self(Ok(Source::File(Arc::new(file))))
+        Self(Ok(Source { secret: file.subscribe(), file: Some(Arc::new(file)) }))
     }
 }
 
 impl From<watch::Receiver<SharedSecret>> for SecretSource {
-    fn from(receiver: watch::Receiver<SharedSecret>) -> Self {
-        Self(Ok(Source::Pushed(receiver)))
+    fn from(secret: watch::Receiver<SharedSecret>) -> Self {
+        Self(Ok(Source { secret, file: None }))
     }
 }
 
@@ -93,21 +100,20 @@ impl Secret {
         Ok(Self { source: source?, in_use: Mutex::default(), changes: AtomicU64::default() })
     }
 
-    /// The secret as it is known now. Nobody waits for a file.
+    /// Returns the secret as it is known now. Nobody waits for a file.
     pub(crate) fn current(&self) -> SharedSecret {
-        match &self.source {
-            Source::Fixed(secret) => secret.clone(),
-            Source::File(file) => self.noted(|| file.current()),
-            Source::Pushed(receiver) => self.noted(|| receiver.borrow().clone()),
+        if let Some(file) = &self.source.file {
+            file.look();
         }
+        self.known()
     }
 
     /// Looks for another secret than the one that Released refused.
     pub(crate) async fn other_than(&self, refused: &SharedSecret) -> Option<SharedSecret> {
-        if let Source::File(file) = &self.source {
-            file.after_refusal(refused).await;
+        if let Some(file) = &self.source.file {
+            file.look_after_refusal(refused).await;
         }
-        Some(self.current()).filter(|secret| secret != refused)
+        Some(self.known()).filter(|secret| secret != refused)
     }
 
     /// 1 for the first secret, and one more for each change that was seen.
@@ -116,11 +122,11 @@ impl Secret {
     }
 
     /// Reads the secret, and says so if it is another one than before.
-    fn noted(&self, read: impl FnOnce() -> SharedSecret) -> SharedSecret {
+    fn known(&self) -> SharedSecret {
         let (secret, is_changed) = {
             // Read under the lock: of two mints during a rotation, the one that read first must not be the last to note.
             let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
-            let secret = read();
+            let secret = self.source.secret.borrow().clone();
             let is_changed = in_use.as_ref().is_some_and(|before| *before != secret);
             if is_changed || in_use.is_none() {
                 *in_use = Some(secret.clone());

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::OnceLock;
 
-use sha2::{Digest, Sha256};
+use hmac_sha256::Hash;
 
 use super::script::{InvalidScript, Script, is_base64};
 
@@ -52,7 +52,7 @@ impl fmt::Display for InlineScript {
 /// Returns the version of the script: the start of its SHA-256.
 fn version() -> &'static str {
     static VERSION: OnceLock<String> = OnceLock::new();
-    VERSION.get_or_init(|| Sha256::digest(SOURCE).iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    VERSION.get_or_init(|| Hash::hash(SOURCE.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Serves the script that fetches tokens in the browser. Route it with `get(token_script)`, outside of the layer.

@@ -2,9 +2,8 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use hmac::{Hmac, KeyInit, Mac};
+use hmac_sha256::HMAC;
 use serde::{Deserialize, Serialize};
-use sha2::Sha256;
 
 /// The claims of the fake's tokens.
 #[derive(Serialize, Deserialize)]
@@ -22,11 +21,11 @@ pub(crate) struct Claims {
 }
 
 /// The key of one fake.
-pub(crate) struct Key(Hmac<Sha256>);
+pub(crate) struct Key(Vec<u8>);
 
 impl Key {
     pub(crate) fn new(bytes: &[u8]) -> Self {
-        Self(Hmac::new_from_slice(bytes).expect("HMAC takes keys of any length"))
+        Self(bytes.to_vec())
     }
 
     pub(crate) fn sign(&self, claims: &Claims) -> String {
@@ -36,7 +35,7 @@ impl Key {
             BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#),
             BASE64_URL_SAFE_NO_PAD.encode(claims),
         );
-        let signature = self.0.clone().chain_update(&signed).finalize().into_bytes();
+        let signature = HMAC::mac(&signed, &self.0);
         format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
     }
 
@@ -44,7 +43,10 @@ impl Key {
     pub(crate) fn verify(&self, token: &str) -> Option<Claims> {
         let (signed, signature) = token.rsplit_once('.')?;
         let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).ok()?;
-        self.0.clone().chain_update(signed).verify_slice(&signature).ok()?;
+        // Not in constant time: a fake has nothing to protect.
+        if HMAC::mac(signed, &self.0)[..] != signature {
+            return None;
+        }
         let (_header, claims) = signed.split_once('.')?;
         serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).ok()?).ok()
     }

@@ -45,6 +45,7 @@ mod fake;
 mod jwt;
 mod reply;
 mod rules;
+mod server;
 mod stub;
 
 pub use self::fake::{AccessDenied, Counts, FakeReleased, Session};

@@ -99,7 +99,7 @@ fn nothing_blocks_a_thread_while_a_resolver_works_in_place() {
                 }
                 Meanwhile::ClientLeaves => {
                     tokio::spawn(rendered);
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
                 Meanwhile::BodyEnds => {}
             }

@@ -326,7 +326,7 @@ impl Drop for Directory {
 }
 
 fn with_file(released: &FakeReleased, path: &Path) -> ReleasedClient {
-    builder_with(&released, SecretFile::open(path).unwrap()).build().unwrap()
+    builder_with(released, SecretFile::open(path).unwrap()).build().unwrap()
 }
 
 /// Longer than a secret file is left alone after a look at it.
