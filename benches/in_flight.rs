@@ -51,10 +51,17 @@ fn main() {
             }
             let limit = getrlimit(Resource::Nofile).current;
             let needed = mints() as u64 + 100;
-            assert!(limit.is_none_or(|limit| limit >= needed), "{needed} open files are needed: see `ulimit -n`");
+            assert!(
+                limit.is_none_or(|limit| limit >= needed),
+                "{needed} open files are needed: see `ulimit -n`"
+            );
             for subject in [OWN, BY_HAND] {
                 let mut child = Command::new(env::current_exe().unwrap());
-                let status = child.args(env::args_os().skip(1)).env(ROLE, subject).status().unwrap();
+                let status = child
+                    .args(env::args_os().skip(1))
+                    .env(ROLE, subject)
+                    .status()
+                    .unwrap();
                 assert!(status.success(), "{subject} failed");
             }
         }
@@ -62,7 +69,10 @@ fn main() {
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap()
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
 /// Ten thousand, or few where `cargo test` only wants to see that it works.
@@ -110,7 +120,11 @@ async fn measure(subject: &str) {
         while Handle::current().metrics().num_alive_tasks() > 0 {
             tokio::task::yield_now().await;
         }
-        println!("round {round}: {}; afterwards {}", in_flight.since(&at_start, mints), Figures::now().heap_kib());
+        println!(
+            "round {round}: {}; afterwards {}",
+            in_flight.since(&at_start, mints),
+            Figures::now().heap_kib()
+        );
     }
 }
 
@@ -125,7 +139,10 @@ impl Figures {
     fn now() -> Self {
         let field = |file: &str, name: &str| -> f64 {
             let text = fs::read_to_string(file).unwrap();
-            let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .unwrap();
             line.split_whitespace().next().unwrap().parse().unwrap()
         };
         Self {
@@ -170,7 +187,12 @@ impl Api {
             .unwrap();
         let commands = process.stdin.take().unwrap();
         let answers = BufReader::new(process.stdout.take().unwrap());
-        let mut api = Self { process, commands, answers, url: String::new() };
+        let mut api = Self {
+            process,
+            commands,
+            answers,
+            url: String::new(),
+        };
         api.url = api.line();
         api
     }
@@ -185,7 +207,10 @@ impl Api {
 
     fn line(&mut self) -> String {
         let mut line = String::new();
-        assert!(self.answers.read_line(&mut line).unwrap() > 0, "the API has stopped");
+        assert!(
+            self.answers.read_line(&mut line).unwrap() > 0,
+            "the API has stopped"
+        );
         line.trim_end().to_owned()
     }
 }
@@ -208,7 +233,9 @@ async fn serve() {
             return;
         }
         let wanted: usize = wanted.trim_end().parse().unwrap();
-        released.wait_until(|counts| counts.in_flight == wanted).await;
+        released
+            .wait_until(|counts| counts.in_flight == wanted)
+            .await;
         println!("done");
     }
 }

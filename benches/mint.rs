@@ -45,10 +45,20 @@ fn mints(criterion: &mut Criterion) {
     let mut ratios = Ratios::default();
     let mut group = criterion.benchmark_group("mint, CPU time of the client");
     group.bench_function("tower_released", |bencher| {
-        ratios.measure(bencher, "tower_released", |n| cpu_time(n, mint), |n| cpu_time(n, by_hand));
+        ratios.measure(
+            bencher,
+            "tower_released",
+            |n| cpu_time(n, mint),
+            |n| cpu_time(n, by_hand),
+        );
     });
     group.bench_function("floor", |bencher| {
-        ratios.measure(bencher, "floor", |n| cpu_time(n, floor), |n| cpu_time(n, by_hand));
+        ratios.measure(
+            bencher,
+            "floor",
+            |n| cpu_time(n, floor),
+            |n| cpu_time(n, by_hand),
+        );
     });
     group.finish();
     ratios.print("what is written by hand");
@@ -65,17 +75,30 @@ fn print_allocations(name: &str, mut mint: impl FnMut()) {
 
     mint();
     let counted = allocation_counter::measure(|| (0..MINTS).for_each(|_| mint()));
-    println!("{name}: {} allocations, {} bytes", counted.count_total / MINTS, counted.bytes_total / MINTS);
+    println!(
+        "{name}: {} allocations, {} bytes",
+        counted.count_total / MINTS,
+        counted.bytes_total / MINTS
+    );
 }
 
 fn first_mints(criterion: &mut Criterion, authority_file: &str) {
     let authority = Authority::new();
     std::fs::write(authority_file, authority.pem()).unwrap();
-    let (api, runtime) = (Server::tls_api(authority.server_for("localhost", 2090)), runtime());
+    let (api, runtime) = (
+        Server::tls_api(authority.server_for("localhost", 2090)),
+        runtime(),
+    );
     let user = ada();
     let new_client = || {
-        let url = format!("https://localhost:{}/auth/api/impersonation/token", api.address.port());
-        ReleasedClient::builder(ACCOUNT, SECRET).endpoint(url).build().unwrap()
+        let url = format!(
+            "https://localhost:{}/auth/api/impersonation/token",
+            api.address.port()
+        );
+        ReleasedClient::builder(ACCOUNT, SECRET)
+            .endpoint(url)
+            .build()
+            .unwrap()
     };
     let steady = new_client();
     // Not measured: to prepare, and what closing its connections takes.
@@ -105,9 +128,17 @@ fn first_mints(criterion: &mut Criterion, authority_file: &str) {
 
     let mut ratios = Ratios::default();
     let mut group = criterion.benchmark_group("mint, latency with TLS");
-    for (name, is_warm) in [("first after warm_up", true), ("first without warm_up", false)] {
+    for (name, is_warm) in [
+        ("first after warm_up", true),
+        ("first without warm_up", false),
+    ] {
         group.bench_function(name, |bencher| {
-            ratios.measure(bencher, name, |n| sum(n, &|| first_mint(is_warm)), |n| sum(n, &steady_mint));
+            ratios.measure(
+                bencher,
+                name,
+                |n| sum(n, &|| first_mint(is_warm)),
+                |n| sum(n, &steady_mint),
+            );
         });
     }
     group.finish();
@@ -120,10 +151,16 @@ fn main() {
     const CHILD: &str = "TOWER_RELEASED_BENCH_CHILD";
 
     if std::env::var_os(CHILD).is_none() {
-        let file = std::env::temp_dir().join(format!("tower-released-bench-{}.pem", std::process::id()));
+        let file =
+            std::env::temp_dir().join(format!("tower-released-bench-{}.pem", std::process::id()));
         let arguments = std::env::args_os().skip(1);
         let mut child = Command::new(std::env::current_exe().unwrap());
-        let status = child.args(arguments).env(CHILD, "1").env(AUTHORITY, &file).status().unwrap();
+        let status = child
+            .args(arguments)
+            .env(CHILD, "1")
+            .env(AUTHORITY, &file)
+            .status()
+            .unwrap();
         let _ = std::fs::remove_file(file);
         std::process::exit(status.code().unwrap_or(1));
     }

@@ -17,7 +17,9 @@ use support::{ACCOUNT, ADA, Ratios, SECRET, ada, runtime, vouch, wall_time};
 use tower::Service;
 use tower_released::client::{CircuitConfig, RetryConfig};
 use tower_released::testing::{FakeReleased, Reply};
-use tower_released::{AuthToken, MintErrorKind, ReleasedClient, ReleasedTokenLayer, from_extension};
+use tower_released::{
+    AuthToken, MintErrorKind, ReleasedClient, ReleasedTokenLayer, from_extension,
+};
 
 async fn page(token: Option<AuthToken>) -> &'static str {
     assert!(token.is_none());
@@ -47,9 +49,16 @@ fn outage(criterion: &mut Criterion) {
     let client = runtime.block_on(client_in_an_outage());
     let _guard = runtime.enter();
     let layer = ReleasedTokenLayer::new(client.clone(), from_extension(vouch));
-    let mut app = Router::new().route("/roadmap", get(page)).route_layer(layer).layer(Extension(ADA));
-    let mut without =
-        Router::new().route("/roadmap", get(async || "<!doctype html><title>Roadmap</title>")).layer(Extension(ADA));
+    let mut app = Router::new()
+        .route("/roadmap", get(page))
+        .route_layer(layer)
+        .layer(Extension(ADA));
+    let mut without = Router::new()
+        .route(
+            "/roadmap",
+            get(async || "<!doctype html><title>Roadmap</title>"),
+        )
+        .layer(Extension(ADA));
     // `now_or_never` is the proof that nothing waits.
     let visit = |app: &mut Router| {
         let request = Request::get("/roadmap").body(Body::empty()).unwrap();
@@ -62,10 +71,20 @@ fn outage(criterion: &mut Criterion) {
     let mut ratios = Ratios::default();
     let mut group = criterion.benchmark_group("outage, the breaker is open");
     group.bench_function("mint", |bencher| {
-        ratios.measure(bencher, "mint", |n| wall_time(n, mint), |n| wall_time(n, || visit(&mut without)));
+        ratios.measure(
+            bencher,
+            "mint",
+            |n| wall_time(n, mint),
+            |n| wall_time(n, || visit(&mut without)),
+        );
     });
     group.bench_function("page", |bencher| {
-        ratios.measure(bencher, "page", |n| wall_time(n, || visit(&mut app)), |n| wall_time(n, || visit(&mut without)));
+        ratios.measure(
+            bencher,
+            "page",
+            |n| wall_time(n, || visit(&mut app)),
+            |n| wall_time(n, || visit(&mut without)),
+        );
     });
     group.finish();
     ratios.print("a page without a token");

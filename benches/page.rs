@@ -44,12 +44,17 @@ async fn work(takes: Duration) {
 }
 
 fn without_token(_: &Server) -> Router {
-    Router::new().route("/roadmap", get(async || page(""))).layer(Extension(ADA))
+    Router::new()
+        .route("/roadmap", get(async || page("")))
+        .layer(Extension(ADA))
 }
 
 fn this_crate(api: &Server) -> Router {
     Router::new()
-        .route("/roadmap", get(async |token: AuthToken| page(token.as_str())))
+        .route(
+            "/roadmap",
+            get(async |token: AuthToken| page(token.as_str())),
+        )
         .route_layer(ReleasedTokenLayer::new(client(api), from_extension(vouch)))
         .layer(Extension(ADA))
 }
@@ -79,7 +84,10 @@ fn by_hand(api: &Server, takes: Duration) -> Router {
         page(&token.0)
     };
     let minter = from_fn_with_state(ByHand::new(api.url()), mint);
-    Router::new().route("/roadmap", get(roadmap)).route_layer(minter).layer(Extension(ADA))
+    Router::new()
+        .route("/roadmap", get(roadmap))
+        .route_layer(minter)
+        .layer(Extension(ADA))
 }
 
 fn floor(api: &Server) -> Router {
@@ -91,24 +99,33 @@ fn floor(api: &Server) -> Router {
         next.run(request).await
     }
 
-    let roadmap = async |Extension(token): Extension<Token>| page(std::str::from_utf8(&token.0).unwrap());
+    let roadmap =
+        async |Extension(token): Extension<Token>| page(std::str::from_utf8(&token.0).unwrap());
     let minter = from_fn_with_state(Floor::new(&api.url()), mint);
-    Router::new().route("/roadmap", get(roadmap)).route_layer(minter).layer(Extension(ADA))
+    Router::new()
+        .route("/roadmap", get(roadmap))
+        .route_layer(minter)
+        .layer(Extension(ADA))
 }
 
 fn alongside(api: &Server, takes: Duration) -> Router {
-    let layer = ReleasedTokenLayer::new(client(api), from_extension(vouch)).timing(MintTiming::AlongsideHandler);
+    let layer = ReleasedTokenLayer::new(client(api), from_extension(vouch))
+        .timing(MintTiming::AlongsideHandler);
     let roadmap = async move |pending: PendingToken| {
         work(takes).await;
         page(pending.get().await.unwrap().unwrap().as_str())
     };
-    Router::new().route("/roadmap", get(roadmap)).route_layer(layer).layer(Extension(ADA))
+    Router::new()
+        .route("/roadmap", get(roadmap))
+        .route_layer(layer)
+        .layer(Extension(ADA))
 }
 
 fn cpu_times(criterion: &mut Criterion) {
     const AT_ONCE: Duration = Duration::ZERO;
 
-    let open = |app: &dyn Fn(&Server) -> Router, expected| Site::open(Server::api(), app, &[], expected);
+    let open =
+        |app: &dyn Fn(&Server) -> Router, expected| Site::open(Server::api(), app, &[], expected);
     let mut by_hand = open(&|api| by_hand(api, AT_ONCE), WITH_TOKEN);
     let mut own = open(&this_crate, WITH_TOKEN);
     let mut alongside = open(&|api| alongside(api, AT_ONCE), WITH_TOKEN);
@@ -119,7 +136,12 @@ fn cpu_times(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("page, CPU time of the server");
     let mut beside_by_hand = |name, site: &mut Site| {
         group.bench_function(name, |bencher| {
-            ratios.measure(bencher, name, |pages| site.cpu_time(pages), |pages| by_hand.cpu_time(pages));
+            ratios.measure(
+                bencher,
+                name,
+                |pages| site.cpu_time(pages),
+                |pages| by_hand.cpu_time(pages),
+            );
         });
     };
     beside_by_hand("tower_released", &mut own);
@@ -128,7 +150,10 @@ fn cpu_times(criterion: &mut Criterion) {
     beside_by_hand("without a token", &mut without);
     // From here on somebody listens: as applications do, and to the spans, too.
     let (levels, change) = reload::Layer::new(LevelFilter::INFO);
-    tracing_subscriber::registry().with(levels).with(fmt::layer().with_writer(std::io::sink)).init();
+    tracing_subscriber::registry()
+        .with(levels)
+        .with(fmt::layer().with_writer(std::io::sink))
+        .init();
     beside_by_hand("tower_released, logging at INFO", &mut own);
     change.reload(LevelFilter::DEBUG).unwrap();
     beside_by_hand("tower_released, logging at DEBUG", &mut own);
@@ -141,14 +166,21 @@ fn latencies(criterion: &mut Criterion) {
     const API: Duration = Duration::from_millis(80);
     const HANDLER: Duration = Duration::from_millis(50);
 
-    let open = |app: &dyn Fn(&Server) -> Router| Site::open_to_one(Server::slow_api(API), app, WITH_TOKEN);
+    let open =
+        |app: &dyn Fn(&Server) -> Router| Site::open_to_one(Server::slow_api(API), app, WITH_TOKEN);
     let mut by_hand = open(&|api| by_hand(api, HANDLER));
     let mut alongside = open(&|api| alongside(api, HANDLER));
     let mut ratios = Ratios::default();
-    let mut group = criterion.benchmark_group("page, latency with an API of 80 ms and a handler of 50");
+    let mut group =
+        criterion.benchmark_group("page, latency with an API of 80 ms and a handler of 50");
     let name = "tower_released, AlongsideHandler";
     group.sample_size(10).bench_function(name, |bencher| {
-        ratios.measure(bencher, name, |pages| alongside.latency(pages), |pages| by_hand.latency(pages));
+        ratios.measure(
+            bencher,
+            name,
+            |pages| alongside.latency(pages),
+            |pages| by_hand.latency(pages),
+        );
     });
     group.finish();
     ratios.print("what is written by hand");

@@ -26,7 +26,12 @@ async fn page(token: Option<AuthToken>) -> &'static str {
 }
 
 fn without_layer(_: &Server) -> Router {
-    Router::new().route("/roadmap", get(async || "<!doctype html><title>Roadmap</title>")).layer(Extension(ADA))
+    Router::new()
+        .route(
+            "/roadmap",
+            get(async || "<!doctype html><title>Roadmap</title>"),
+        )
+        .layer(Extension(ADA))
 }
 
 fn filtered(api: &Server) -> Router {
@@ -55,7 +60,10 @@ fn nobody_before(api: &Server) -> Router {
 fn nobody(api: &Server, timing: MintTiming) -> Router {
     let layer = ReleasedTokenLayer::new(client(api), from_extension(vouch)).timing(timing);
     Router::new()
-        .route("/roadmap", get(async || "<!doctype html><title>Roadmap</title>"))
+        .route(
+            "/roadmap",
+            get(async || "<!doctype html><title>Roadmap</title>"),
+        )
         .route_layer(layer)
         .layer(Extension(Other(ADA)))
 }
@@ -65,14 +73,27 @@ fn servers(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("passthrough, CPU time of the server");
     for (name, app, headers) in [
         ("filtered", filtered as fn(&Server) -> Router, IMAGE),
-        ("nobody is signed in, OnExtraction", nobody_on_extraction, &[]),
-        ("nobody is signed in, AlongsideHandler", nobody_alongside, &[]),
+        (
+            "nobody is signed in, OnExtraction",
+            nobody_on_extraction,
+            &[],
+        ),
+        (
+            "nobody is signed in, AlongsideHandler",
+            nobody_alongside,
+            &[],
+        ),
         ("nobody is signed in, BeforeHandler", nobody_before, &[]),
     ] {
         let mut without = Site::open(Server::api(), without_layer, headers, "Roadmap");
         let mut with = Site::open(Server::api(), app, headers, "Roadmap");
         group.bench_function(name, |bencher| {
-            ratios.measure(bencher, name, |pages| with.cpu_time(pages), |pages| without.cpu_time(pages));
+            ratios.measure(
+                bencher,
+                name,
+                |pages| with.cpu_time(pages),
+                |pages| without.cpu_time(pages),
+            );
         });
     }
     group.finish();

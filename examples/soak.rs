@@ -62,21 +62,35 @@ async fn main() -> Result<(), Failure> {
         println!("{:34} {}", "all of them dropped", Figures::now()?);
 
         fake.tell("latency 2000")?;
-        println!("{:34} {}", "answered after 2 s", ends(start_mints(&client, &user)).await?);
+        println!(
+            "{:34} {}",
+            "answered after 2 s",
+            ends(start_mints(&client, &user)).await?
+        );
 
         fake.tell("outage")?;
-        println!("{:34} {}", "during an outage", ends(start_mints(&client, &user)).await?);
+        println!(
+            "{:34} {}",
+            "during an outage",
+            ends(start_mints(&client, &user)).await?
+        );
 
         fake.tell("recover")?;
         let start = Instant::now();
         while client.mint(&user).await.is_err() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        println!("{:34} after {:.1} s", "recovered", start.elapsed().as_secs_f64());
+        println!(
+            "{:34} after {:.1} s",
+            "recovered",
+            start.elapsed().as_secs_f64()
+        );
 
         // The pool closes what is idle for 30 s, when it next looks.
         let start = Instant::now();
-        while Handle::current().metrics().num_alive_tasks() > 0 && start.elapsed() < Duration::from_secs(75) {
+        while Handle::current().metrics().num_alive_tasks() > 0
+            && start.elapsed() < Duration::from_secs(75)
+        {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         let at_rest = Figures::now()?;
@@ -92,7 +106,12 @@ fn start_mints(client: &ReleasedClient, user: &User) -> JoinSet<&'static str> {
     let mut mints = JoinSet::new();
     for _ in 0..MINTS {
         let (client, user) = (client.clone(), user.clone());
-        mints.spawn(async move { client.mint(&user).await.map_or_else(|error| error.kind().as_str(), |_| "minted") });
+        mints.spawn(async move {
+            client
+                .mint(&user)
+                .await
+                .map_or_else(|error| error.kind().as_str(), |_| "minted")
+        });
     }
     mints
 }
@@ -104,7 +123,10 @@ async fn ends(mut mints: JoinSet<&'static str>) -> Result<String, Failure> {
     while let Some(end) = mints.join_next().await {
         *ends.entry(end?).or_default() += 1;
     }
-    Ok(format!("{ends:?} in {:.1} s", start.elapsed().as_secs_f64()))
+    Ok(format!(
+        "{ends:?} in {:.1} s",
+        start.elapsed().as_secs_f64()
+    ))
 }
 
 /// What this process holds.
@@ -118,7 +140,9 @@ struct Figures {
 impl Figures {
     fn now() -> Result<Self, Failure> {
         let status = fs::read_to_string("/proc/self/status")?;
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        let resident = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
         Ok(Self {
             allocated_bytes: HEAP.allocated(),
             resident_kib: resident.ok_or("no VmRSS")?.parse()?,
@@ -130,9 +154,20 @@ impl Figures {
 
 impl std::fmt::Display for Figures {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { allocated_bytes, resident_kib, open_files, tasks } = self;
-        let (allocated, resident) = (*allocated_bytes as f64 / 1024.0 / 1024.0, *resident_kib as f64 / 1024.0);
-        write!(f, "{allocated:.2} MiB allocated, {resident:.0} resident, {open_files} open files, {tasks} tasks")
+        let Self {
+            allocated_bytes,
+            resident_kib,
+            open_files,
+            tasks,
+        } = self;
+        let (allocated, resident) = (
+            *allocated_bytes as f64 / 1024.0 / 1024.0,
+            *resident_kib as f64 / 1024.0,
+        );
+        write!(
+            f,
+            "{allocated:.2} MiB allocated, {resident:.0} resident, {open_files} open files, {tasks} tasks"
+        )
     }
 }
 
@@ -148,12 +183,22 @@ struct Fake {
 
 impl Fake {
     fn start() -> Result<Self, Failure> {
-        let mut process =
-            Command::new(std::env::current_exe()?).arg("fake").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut process = Command::new(std::env::current_exe()?)
+            .arg("fake")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
         let commands = process.stdin.take().ok_or("no standard input")?;
         let answers = BufReader::new(process.stdout.take().ok_or("no standard output")?);
         let [url, account_id, secret] = [const { String::new() }; 3];
-        let mut fake = Self { process, commands, answers, url, account_id, secret };
+        let mut fake = Self {
+            process,
+            commands,
+            answers,
+            url,
+            account_id,
+            secret,
+        };
         [fake.url, fake.account_id, fake.secret] = [fake.answer()?, fake.answer()?, fake.answer()?];
         Ok(fake)
     }
@@ -182,17 +227,26 @@ impl Drop for Fake {
 
 async fn serve_fake() -> Result<(), Failure> {
     let released = FakeReleased::start().await?;
-    println!("{}\n{}\n{}", released.impersonation_url(), released.account_id(), released.shared_secret());
+    println!(
+        "{}\n{}\n{}",
+        released.impersonation_url(),
+        released.account_id(),
+        released.shared_secret()
+    );
     loop {
         let mut command = String::new();
         if tokio::task::block_in_place(|| std::io::stdin().read_line(&mut command))? == 0 {
             return Ok(());
         }
         match command.trim_end().split_once(' ') {
-            Some(("latency", milliseconds)) => released.set_latency(Duration::from_millis(milliseconds.parse()?)),
+            Some(("latency", milliseconds)) => {
+                released.set_latency(Duration::from_millis(milliseconds.parse()?))
+            }
             Some(("await", in_flight)) => {
                 let in_flight: usize = in_flight.parse()?;
-                released.wait_until(|counts| counts.in_flight == in_flight).await;
+                released
+                    .wait_until(|counts| counts.in_flight == in_flight)
+                    .await;
             }
             _ if command.starts_with("outage") => released.reply_always(Reply::status(503)),
             _ => released.recover(),

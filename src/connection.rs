@@ -20,7 +20,11 @@ pub(crate) struct ConnectionFailure {
 impl ConnectionFailure {
     /// `server` is the host and the port of the endpoint, even if a proxy is in between.
     pub(crate) fn new(cause: Cause, server: Arc<str>, source: Option<io::Error>) -> Self {
-        Self { cause, server, source }
+        Self {
+            cause,
+            server,
+            source,
+        }
     }
 
     pub(crate) fn cause(&self) -> Cause {
@@ -44,7 +48,10 @@ impl fmt::Display for ConnectionFailure {
             Cause::Reset => write!(f, "connection reset by {server}"),
             Cause::Unreachable => write!(f, "{server} is unreachable"),
             Cause::TimedOut => write!(f, "no answer from {server} in time"),
-            Cause::Closed => write!(f, "connection closed by {server} before the answer was complete"),
+            Cause::Closed => write!(
+                f,
+                "connection closed by {server} before the answer was complete"
+            ),
             Cause::Other => write!(f, "connection to {server} failed"),
         }
     }
@@ -104,8 +111,12 @@ impl Cause {
                 "check the server's certificate, this machine's clock and root certificates, and whether a proxy \
                  intercepts TLS"
             }
-            Self::Proxy => "check HTTPS_PROXY, and whether the proxy allows connections to Released",
-            Self::Reset | Self::Closed => "check whether a firewall or a proxy ends connections to Released",
+            Self::Proxy => {
+                "check HTTPS_PROXY, and whether the proxy allows connections to Released"
+            }
+            Self::Reset | Self::Closed => {
+                "check whether a firewall or a proxy ends connections to Released"
+            }
             Self::Unreachable => "check this machine's network, routes and firewall",
             Self::TimedOut => "check whether a firewall drops what is sent to Released",
             Self::Other => "check DNS, the network, proxies and the TLS certificates",

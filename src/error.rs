@@ -49,7 +49,13 @@ pub struct MintError {
 impl MintError {
     /// Creates an error of this kind.
     pub fn new(kind: MintErrorKind) -> Self {
-        Self { kind, status: None, retry_after: None, is_turned_away: false, source: None }
+        Self {
+            kind,
+            status: None,
+            retry_after: None,
+            is_turned_away: false,
+            source: None,
+        }
     }
 
     /// Sets after how long a retry makes sense.
@@ -79,7 +85,10 @@ impl MintError {
     /// is `left`.
     #[cfg(feature = "client")]
     pub(crate) fn turned_away(kind: MintErrorKind, left: Duration) -> Self {
-        Self { is_turned_away: true, ..Self::new(kind).with_retry_after(left) }
+        Self {
+            is_turned_away: true,
+            ..Self::new(kind).with_retry_after(left)
+        }
     }
 
     /// Returns whether the mint was not sent because earlier mints failed: Released keeps failing, asked to wait, or
@@ -178,7 +187,9 @@ impl MintErrorKind {
     fn what_to_do(self) -> &'static str {
         match self {
             Self::InvalidUser => "the error's source() says which one",
-            Self::Resolver => "log its error in the resolver; it is not printed here, because it may name a person",
+            Self::Resolver => {
+                "log its error in the resolver; it is not printed here, because it may name a person"
+            }
             Self::Unauthorized => {
                 "check RELEASED_SHARED_SECRET for stray quotes or a line break inside it, and whether the secret was \
                  rotated in Released's settings"
@@ -186,14 +197,22 @@ impl MintErrorKind {
             Self::Rejected => {
                 "check RELEASED_ACCOUNT_ID, the token URL, and that ids and e-mail addresses are what Released expects"
             }
-            Self::RateLimited => "mint only where a page needs it, for example with mint_when(navigations)",
-            Self::Overloaded => "Released is slow, or the limit is too low for this server's traffic",
+            Self::RateLimited => {
+                "mint only where a page needs it, for example with mint_when(navigations)"
+            }
+            Self::Overloaded => {
+                "Released is slow, or the limit is too low for this server's traffic"
+            }
             Self::CircuitOpen => "nothing needs to be done: it tries again by itself",
             Self::Connect => "check DNS, the network, proxies and the TLS certificates",
-            Self::Timeout => "see whether Released, a proxy or the network is slow, or the deadline too short",
+            Self::Timeout => {
+                "see whether Released, a proxy or the network is slow, or the deadline too short"
+            }
             Self::Interrupted => "the connection broke, or the request for the page was dropped",
             Self::Unavailable => "see Released's status; the next request tries again",
-            Self::MalformedResponse => "check that the token URL leads to Released and not to a proxy's page",
+            Self::MalformedResponse => {
+                "check that the token URL leads to Released and not to a proxy's page"
+            }
             Self::Config => "check how the minter is set up",
         }
     }
@@ -205,14 +224,23 @@ impl fmt::Display for MintError {
         if let Some(status) = self.status {
             write!(f, " ({})", status.as_u16())?;
         }
-        if let Some(own) = self.source().filter(|source| source.is::<InvalidUser>() || source.is::<ExtractorRejected>())
+        if let Some(own) = self
+            .source()
+            .filter(|source| source.is::<InvalidUser>() || source.is::<ExtractorRejected>())
         {
             // These texts hold no data of the user, and are more precise.
             return write!(f, ": {own}");
         }
         match self.connection_failure() {
-            Some(failure) if self.kind == MintErrorKind::Connect && failure.cause() != Cause::Other => {
-                write!(f, " ({}): {}", failure.cause().as_str(), failure.cause().what_to_do())
+            Some(failure)
+                if self.kind == MintErrorKind::Connect && failure.cause() != Cause::Other =>
+            {
+                write!(
+                    f,
+                    " ({}): {}",
+                    failure.cause().as_str(),
+                    failure.cause().what_to_do()
+                )
             }
             None if self.kind == MintErrorKind::Config && self.source.is_some() => {
                 f.write_str(": the error's source() says more")
@@ -302,18 +330,32 @@ mod tests {
 
     #[test]
     fn errors_of_tower_layers_are_recognised_even_when_wrapped() {
-        let wrapped = |error: BoxError| MintError::from(Box::new(Wrapper(error)) as BoxError).kind();
-        assert_eq!(wrapped(tower::timeout::error::Elapsed::new().into()), MintErrorKind::Timeout);
-        assert_eq!(wrapped(tower::load_shed::error::Overloaded::new().into()), MintErrorKind::Overloaded);
-        assert_eq!(wrapped(MintError::new(MintErrorKind::Connect).into()), MintErrorKind::Connect);
+        let wrapped =
+            |error: BoxError| MintError::from(Box::new(Wrapper(error)) as BoxError).kind();
+        assert_eq!(
+            wrapped(tower::timeout::error::Elapsed::new().into()),
+            MintErrorKind::Timeout
+        );
+        assert_eq!(
+            wrapped(tower::load_shed::error::Overloaded::new().into()),
+            MintErrorKind::Overloaded
+        );
+        assert_eq!(
+            wrapped(MintError::new(MintErrorKind::Connect).into()),
+            MintErrorKind::Connect
+        );
         assert_eq!(wrapped("something else".into()), MintErrorKind::Unavailable);
     }
 
     #[test]
     fn a_mint_error_keeps_everything_when_it_was_boxed() {
-        let error = MintError::new(MintErrorKind::RateLimited).with_retry_after(Duration::from_secs(7));
+        let error =
+            MintError::new(MintErrorKind::RateLimited).with_retry_after(Duration::from_secs(7));
         let error = MintError::from(Box::new(error) as BoxError);
-        assert_eq!((error.kind(), error.retry_after()), (MintErrorKind::RateLimited, Some(Duration::from_secs(7))));
+        assert_eq!(
+            (error.kind(), error.retry_after()),
+            (MintErrorKind::RateLimited, Some(Duration::from_secs(7)))
+        );
     }
 
     #[test]
@@ -326,26 +368,50 @@ mod tests {
     fn a_text_says_what_to_do_for_every_kind_of_caller() {
         let text = |kind| MintError::new(kind).to_string();
         let unauthorized = text(MintErrorKind::Unauthorized);
-        assert!(unauthorized.contains("stray quotes or a line break inside it"), "{unauthorized}");
+        assert!(
+            unauthorized.contains("stray quotes or a line break inside it"),
+            "{unauthorized}"
+        );
         // Of gRPC, too, where nobody navigates.
         let unavailable = text(MintErrorKind::Unavailable);
-        assert!(unavailable.ends_with("see Released's status; the next request tries again"), "{unavailable}");
+        assert!(
+            unavailable.ends_with("see Released's status; the next request tries again"),
+            "{unavailable}"
+        );
     }
 
     #[test]
     fn an_error_of_the_configuration_points_to_a_source_only_if_it_has_one() {
         let error = MintError::new(MintErrorKind::Config);
-        assert!(error.to_string().ends_with("check how the minter is set up"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .ends_with("check how the minter is set up"),
+            "{error}"
+        );
         let error = error.with_source("no such file");
-        assert!(error.to_string().ends_with("the error's source() says more"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .ends_with("the error's source() says more"),
+            "{error}"
+        );
     }
 
     #[test]
     fn neither_text_shows_the_source() {
-        let error = MintError::new(MintErrorKind::Resolver).with_source("no row for ada@example.com");
-        assert!(error.to_string().starts_with("the user resolver failed: log its error in the resolver"));
+        let error =
+            MintError::new(MintErrorKind::Resolver).with_source("no row for ada@example.com");
+        assert!(
+            error
+                .to_string()
+                .starts_with("the user resolver failed: log its error in the resolver")
+        );
         assert!(!error.to_string().contains("ada"));
         assert!(!format!("{error:?}").contains("ada"));
-        assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("no row for ada@example.com"));
+        assert_eq!(
+            error.source().map(ToString::to_string).as_deref(),
+            Some("no row for ada@example.com")
+        );
     }
 }

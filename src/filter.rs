@@ -40,9 +40,10 @@ const CANNOT_USE_A_TOKEN: &[&str] = &[
 /// recognises by `Sec-Fetch-Dest`. It selects requests without fetch metadata (older browsers, plain HTTP, other
 /// servers).
 pub fn can_use_token(parts: &Parts) -> bool {
-    let is_preflight = parts.method == Method::OPTIONS && parts.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-    let cannot_use_a_token =
-        text(&parts.headers, &SEC_FETCH_DEST).is_some_and(|destination| CANNOT_USE_A_TOKEN.contains(&destination));
+    let is_preflight = parts.method == Method::OPTIONS
+        && parts.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    let cannot_use_a_token = text(&parts.headers, &SEC_FETCH_DEST)
+        .is_some_and(|destination| CANNOT_USE_A_TOKEN.contains(&destination));
     !is_preflight && !cannot_use_a_token
 }
 
@@ -52,7 +53,9 @@ pub fn can_use_token(parts: &Parts) -> bool {
 pub fn navigations(parts: &Parts) -> bool {
     match text(&parts.headers, &SEC_FETCH_MODE) {
         Some(mode) => mode == "navigate" && can_use_token(parts),
-        None => text(&parts.headers, &ACCEPT).is_some_and(|accepted| accepted.contains("text/html")),
+        None => {
+            text(&parts.headers, &ACCEPT).is_some_and(|accepted| accepted.contains("text/html"))
+        }
     }
 }
 
@@ -62,7 +65,14 @@ pub fn always(_: &Parts) -> bool {
 }
 
 /// The values of `Sec-Fetch-Dest` for documents that a browser shows.
-const DOCUMENTS: &[&str] = &["document", "iframe", "frame", "fencedframe", "embed", "object"];
+const DOCUMENTS: &[&str] = &[
+    "document",
+    "iframe",
+    "frame",
+    "fencedframe",
+    "embed",
+    "object",
+];
 
 /// Returns whether a GET or HEAD asks for a document, or for a part of one, as htmx and Turbo do.
 pub(crate) fn is_for_document(method: &Method, headers: &HeaderMap) -> bool {
@@ -73,10 +83,11 @@ pub(crate) fn is_for_document(method: &Method, headers: &HeaderMap) -> bool {
         Some(destination) if destination != "empty" => DOCUMENTS.contains(&destination),
         // htmx accepts everything, and says who it is.
         _ if headers.contains_key(HX_REQUEST) => true,
-        _ => headers
-            .get_all(ACCEPT)
-            .iter()
-            .any(|accept| accept.to_str().is_ok_and(|accept| accept.contains("text/html"))),
+        _ => headers.get_all(ACCEPT).iter().any(|accept| {
+            accept
+                .to_str()
+                .is_ok_and(|accept| accept.contains("text/html"))
+        }),
     }
 }
 
@@ -98,7 +109,10 @@ mod tests {
 
     #[test]
     fn the_default_skips_only_what_cannot_use_a_token() {
-        let preflight = [("origin", "https://a.example"), ("access-control-request-method", "POST")];
+        let preflight = [
+            ("origin", "https://a.example"),
+            ("access-control-request-method", "POST"),
+        ];
         for (wanted, method, headers) in [
             (true, Method::GET, &[][..]),
             (true, Method::HEAD, &[]),
@@ -119,7 +133,12 @@ mod tests {
             (false, Method::GET, &[("sec-fetch-dest", "serviceworker")]),
         ] {
             let parts = request(method, headers);
-            assert_eq!(can_use_token(&parts), wanted, "{} {headers:?}", parts.method);
+            assert_eq!(
+                can_use_token(&parts),
+                wanted,
+                "{} {headers:?}",
+                parts.method
+            );
             assert!(always(&parts));
         }
     }
@@ -127,14 +146,34 @@ mod tests {
     #[test]
     fn navigations_are_distinguished_from_what_scripts_fetch() {
         for (wanted, headers) in [
-            (true, &[("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")][..]),
-            (true, &[("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")]),
-            (false, &[("sec-fetch-mode", "cors"), ("sec-fetch-dest", "empty"), ("accept", "text/html")]),
+            (
+                true,
+                &[
+                    ("sec-fetch-mode", "navigate"),
+                    ("sec-fetch-dest", "document"),
+                ][..],
+            ),
+            (
+                true,
+                &[("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")],
+            ),
+            (
+                false,
+                &[
+                    ("sec-fetch-mode", "cors"),
+                    ("sec-fetch-dest", "empty"),
+                    ("accept", "text/html"),
+                ],
+            ),
             (true, &[("accept", "text/html,application/xhtml+xml")]),
             (false, &[("accept", "application/json")]),
             (false, &[]),
         ] {
-            assert_eq!(navigations(&request(Method::GET, headers)), wanted, "{headers:?}");
+            assert_eq!(
+                navigations(&request(Method::GET, headers)),
+                wanted,
+                "{headers:?}"
+            );
         }
     }
 }

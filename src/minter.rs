@@ -50,12 +50,20 @@ use crate::user::User;
     note = "a minter's error must be `Into<MintError>`, as `BoxError` is, and its future `Send`"
 )]
 pub trait Minter:
-    Service<User, Response = AuthToken, Error: Into<MintError>, Future: Send> + Clone + Send + Sync + 'static
+    Service<User, Response = AuthToken, Error: Into<MintError>, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
 {
 }
 
 #[diagnostic::do_not_recommend]
 impl<M> Minter for M where
-    M: Service<User, Response = AuthToken, Error: Into<MintError>, Future: Send> + Clone + Send + Sync + 'static
+    M: Service<User, Response = AuthToken, Error: Into<MintError>, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
 {
 }

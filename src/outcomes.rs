@@ -29,16 +29,25 @@ struct Warned {
 impl Outcomes {
     /// Counts a mint from its start. If it is dropped without an [`end`](Started::end), it counts as cancelled.
     pub(crate) fn start(&self) -> Started<'_> {
-        Started { outcomes: self, has_ended: false }
+        Started {
+            outcomes: self,
+            has_ended: false,
+        }
     }
 
     fn log(&self, error: &MintError) {
         let kind = error.kind();
         let connection = error.connection_failure();
-        let (cause, server) =
-            (connection.map(|failure| failure.cause().as_str()), connection.map(ConnectionFailure::server));
+        let (cause, server) = (
+            connection.map(|failure| failure.cause().as_str()),
+            connection.map(ConnectionFailure::server),
+        );
         // For mints that fail at once, the circuit logged a warning when it opened.
-        let warns = if error.is_turned_away() { None } else { self.may_warn(kind) };
+        let warns = if error.is_turned_away() {
+            None
+        } else {
+            self.may_warn(kind)
+        };
         if let Some(suppressed) = warns {
             warn!(
                 "error.type" = kind.as_str(),
@@ -69,7 +78,13 @@ impl Outcomes {
             }
             before => {
                 let suppressed = before.map_or(0, |warned| warned.suppressed);
-                warned.insert(kind, Warned { at: now, suppressed: 0 });
+                warned.insert(
+                    kind,
+                    Warned {
+                        at: now,
+                        suppressed: 0,
+                    },
+                );
                 Some(suppressed)
             }
         }
@@ -120,10 +135,21 @@ mod tests {
         assert_eq!(outcomes.may_warn(MintErrorKind::Timeout), Some(0));
         assert_eq!(outcomes.may_warn(MintErrorKind::Timeout), None);
         assert_eq!(outcomes.may_warn(MintErrorKind::Timeout), None);
-        assert_eq!(outcomes.may_warn(MintErrorKind::Connect), Some(0), "another kind");
-        let second_ago = Instant::now().checked_sub(WARN_EVERY).expect("the machine runs for longer");
-        outcomes.warned.lock().expect("nobody panics").get_mut(&MintErrorKind::Timeout).expect("warned of").at =
-            second_ago;
+        assert_eq!(
+            outcomes.may_warn(MintErrorKind::Connect),
+            Some(0),
+            "another kind"
+        );
+        let second_ago = Instant::now()
+            .checked_sub(WARN_EVERY)
+            .expect("the machine runs for longer");
+        outcomes
+            .warned
+            .lock()
+            .expect("nobody panics")
+            .get_mut(&MintErrorKind::Timeout)
+            .expect("warned of")
+            .at = second_ago;
         assert_eq!(outcomes.may_warn(MintErrorKind::Timeout), Some(2));
         assert_eq!(outcomes.may_warn(MintErrorKind::Timeout), None);
     }

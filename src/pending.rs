@@ -81,7 +81,9 @@ impl PendingToken {
 impl Clone for PendingToken {
     fn clone(&self) -> Self {
         self.shared.holders.fetch_add(ONE_HOLDER, Ordering::Relaxed);
-        Self { shared: Arc::clone(&self.shared) }
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
     }
 }
 
@@ -100,7 +102,9 @@ impl fmt::Debug for PendingToken {
             State::Done(outcome) => Some(outcome.clone()),
             State::Running(_) => None,
         };
-        f.debug_struct("PendingToken").field("outcome", &outcome).finish_non_exhaustive()
+        f.debug_struct("PendingToken")
+            .field("outcome", &outcome)
+            .finish_non_exhaustive()
     }
 }
 
@@ -112,13 +116,28 @@ pub(crate) struct Driver {
 impl Driver {
     /// Creates a promise of what `mint` will return. Nothing happens before it is polled.
     pub(crate) fn new(mint: Mint) -> (PendingToken, Self) {
-        let running = Running { mint: Some(mint), driver: None, is_started: false, head: Head::Coming };
+        let running = Running {
+            mint: Some(mint),
+            driver: None,
+            is_started: false,
+            head: Head::Coming,
+        };
         let shared = Arc::new(Shared {
             state: Mutex::new(State::Running(running)),
-            wakers: Mutex::new(Wakers { waiting: Vec::new(), is_awake: true }),
+            wakers: Mutex::new(Wakers {
+                waiting: Vec::new(),
+                is_awake: true,
+            }),
             holders: AtomicUsize::new(ONE_HOLDER),
         });
-        (PendingToken { shared: Arc::clone(&shared) }, Self { shared: Some(shared) })
+        (
+            PendingToken {
+                shared: Arc::clone(&shared),
+            },
+            Self {
+                shared: Some(shared),
+            },
+        )
     }
 
     /// Drives the mint, and starts it if it has not started.
@@ -148,7 +167,9 @@ impl Driver {
     /// Ends the layer's part, when the response's head leaves. If the promise is still held, a task drives the mint
     /// from now on; otherwise the mint ends. Returns whether the response may carry the token.
     pub(crate) fn leave(mut self) -> bool {
-        let Some(shared) = self.shared.take() else { return false };
+        let Some(shared) = self.shared.take() else {
+            return false;
+        };
         shared.let_head_leave()
     }
 }
@@ -270,7 +291,9 @@ impl Shared {
         };
         let waker = Waker::from(Arc::clone(self));
         let if_it_panics = EndOnDrop(self);
-        let polled = mint.as_mut().map(|mint| mint.as_mut().poll(&mut Context::from_waker(&waker)));
+        let polled = mint
+            .as_mut()
+            .map(|mint| mint.as_mut().poll(&mut Context::from_waker(&waker)));
         mem::forget(if_it_panics);
         match polled {
             Some(Poll::Pending) => self.put_back(mint, cx, asker),
@@ -280,7 +303,12 @@ impl Shared {
     }
 
     /// Keeps a mint that is not done for its next poll, unless it was cancelled in the meantime.
-    fn put_back(self: &Arc<Self>, mint: Option<Mint>, cx: &mut Context<'_>, asker: Asker) -> Poll<Outcome> {
+    fn put_back(
+        self: &Arc<Self>,
+        mint: Option<Mint>,
+        cx: &mut Context<'_>,
+        asker: Asker,
+    ) -> Poll<Outcome> {
         let (was_woken, task) = {
             let mut state = self.state();
             let running = match &mut *state {
@@ -295,7 +323,11 @@ impl Shared {
             if let Some(driver) = running.driver.take() {
                 wakers.add(&driver);
             }
-            let task = if asker == Asker::Holder { running.take_task() } else { None };
+            let task = if asker == Asker::Holder {
+                running.take_task()
+            } else {
+                None
+            };
             (wakers.is_awake, task)
         };
         if was_woken {
@@ -313,7 +345,8 @@ impl Shared {
             let mut state = self.state();
             match &mut *state {
                 State::Done(outcome) => {
-                    return matches!(outcome, Ok(Some(_))) && self.holders.load(Ordering::Acquire) != 0;
+                    return matches!(outcome, Ok(Some(_)))
+                        && self.holders.load(Ordering::Acquire) != 0;
                 }
                 // Nobody can take what is not there yet.
                 State::Running(_) if self.holders.load(Ordering::Acquire) == 0 => {
@@ -383,8 +416,14 @@ impl Shared {
 impl Running {
     /// The runtime for the task that must drive the mint from now on: it is started, and nobody but its holders would.
     fn take_task(&mut self) -> Option<Runtime> {
-        let Head::Left(runtime) = &mut self.head else { return None };
-        let task = if self.is_started { runtime.take() } else { None };
+        let Head::Left(runtime) = &mut self.head else {
+            return None;
+        };
+        let task = if self.is_started {
+            runtime.take()
+        } else {
+            None
+        };
         if task.is_some() {
             self.head = Head::LeftToTask;
         }
@@ -441,11 +480,22 @@ mod tests {
             let (polls, waker) = (Arc::clone(&polls), Arc::clone(&waker));
             Box::pin(poll_fn(move |cx| {
                 *waker.lock().expect("nobody panics") = Some(cx.waker().clone());
-                if polls.fetch_add(1, Ordering::Relaxed) < 2 { Poll::Pending } else { Poll::Ready(Ok(None)) }
+                if polls.fetch_add(1, Ordering::Relaxed) < 2 {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(Ok(None))
+                }
             }))
         });
         let cx = &mut Context::from_waker(Waker::noop());
-        let wake = || waker.lock().expect("nobody panics").take().expect("polled").wake();
+        let wake = || {
+            waker
+                .lock()
+                .expect("nobody panics")
+                .take()
+                .expect("polled")
+                .wake()
+        };
 
         for woken in 0..3 {
             // As often as other events wake the task.
@@ -470,7 +520,11 @@ mod tests {
             })
         });
         promise.set(pending).expect("the first");
-        assert!(driver.start(&mut Context::from_waker(Waker::noop())).is_ready());
+        assert!(
+            driver
+                .start(&mut Context::from_waker(Waker::noop()))
+                .is_ready()
+        );
     }
 }
 
@@ -512,7 +566,11 @@ mod loom {
             let gate = Arc::clone(self);
             Box::pin(poll_fn(move |cx| {
                 gate.waker.register_by_ref(cx.waker());
-                if gate.is_open.load(Ordering::Acquire) { Poll::Ready(token()) } else { Poll::Pending }
+                if gate.is_open.load(Ordering::Acquire) {
+                    Poll::Ready(token())
+                } else {
+                    Poll::Pending
+                }
             }))
         }
     }
@@ -540,7 +598,10 @@ mod loom {
             let gate = Arc::<Gate>::default();
             let (_pending, driver) = Driver::new(gate.mint());
             let opener = thread::spawn(move || gate.open());
-            assert!(matches!(block_on(poll_fn(|cx| driver.start(cx))), Ok(Some(_))));
+            assert!(matches!(
+                block_on(poll_fn(|cx| driver.start(cx))),
+                Ok(Some(_))
+            ));
             opener.join().expect("no panic");
         });
     }
@@ -559,7 +620,10 @@ mod loom {
                     gate.open();
                 }
             });
-            assert!(matches!(block_on(poll_fn(|cx| driver.drive(cx))), Ok(Some(_))));
+            assert!(matches!(
+                block_on(poll_fn(|cx| driver.drive(cx))),
+                Ok(Some(_))
+            ));
             starter.join().expect("no panic");
             drop(pending);
         });
@@ -577,13 +641,18 @@ mod loom {
             });
             let may_carry_token = driver.leave();
             let has_token = renderer.join().expect("no panic");
-            assert!(may_carry_token || !has_token, "the response would stay public");
+            assert!(
+                may_carry_token || !has_token,
+                "the response would stay public"
+            );
         });
     }
 
     #[test]
     fn a_mint_that_outlives_the_head_gets_exactly_one_task() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime");
         check(move || {
             let _entered = runtime.enter();
             let gate = Arc::<Gate>::default();
@@ -597,8 +666,7 @@ mod loom {
             });
             assert!(shared.let_head_leave());
             body.join().expect("no panic");
-            let is_left_to_task =
-                matches!(&*shared.state(), State::Running(running) if matches!(running.head, Head::LeftToTask));
+            let is_left_to_task = matches!(&*shared.state(), State::Running(running) if matches!(running.head, Head::LeftToTask));
             assert!(is_left_to_task, "nobody drives it");
             // One for the test, one for the promise, one for the task; the mint's own waker is not known to the gate any more.
             drop(pending);
@@ -613,13 +681,17 @@ mod loom {
             let shared = driver.shared.take().expect("it is new");
             let _ = shared.poll(&mut Context::from_waker(Waker::noop()), Asker::Starter);
             assert!(shared.let_head_leave());
-            let task = thread::spawn(move || block_on(poll_fn(|cx| shared.poll(cx, Asker::Starter))));
+            let task =
+                thread::spawn(move || block_on(poll_fn(|cx| shared.poll(cx, Asker::Starter))));
             let clone = pending.clone();
             let other = thread::spawn(move || drop(clone));
             drop(pending);
             other.join().expect("no panic");
             let outcome = task.join().expect("no panic");
-            assert_eq!(outcome.expect_err("the gate stays shut").kind(), MintErrorKind::Interrupted);
+            assert_eq!(
+                outcome.expect_err("the gate stays shut").kind(),
+                MintErrorKind::Interrupted
+            );
         });
     }
 
@@ -631,7 +703,11 @@ mod loom {
             let asker = thread::spawn(move || block_on(pending.get()));
             drop(driver);
             assert_eq!(
-                asker.join().expect("no panic").expect_err("it was cancelled").kind(),
+                asker
+                    .join()
+                    .expect("no panic")
+                    .expect_err("it was cancelled")
+                    .kind(),
                 MintErrorKind::Interrupted
             );
             // The mint and its wakers are gone, the one in the gate apart.

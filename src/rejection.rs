@@ -75,7 +75,9 @@ impl AuthTokenRejection {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(delay) = self.retry_after() {
             // Rounded up, or clients come back too early.
-            let seconds = delay.as_secs().saturating_add(u64::from(delay.subsec_nanos() > 0));
+            let seconds = delay
+                .as_secs()
+                .saturating_add(u64::from(delay.subsec_nanos() > 0));
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
     }

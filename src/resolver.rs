@@ -79,13 +79,19 @@ pub trait UserResolver: Send + Sync + 'static {
     /// # Cancel safety
     ///
     /// The future is dropped with the request, at any of its awaits.
-    fn resolve(&self, parts: &Parts) -> impl Future<Output = Result<Option<User>, Self::Error>> + Send + 'static;
+    fn resolve(
+        &self,
+        parts: &Parts,
+    ) -> impl Future<Output = Result<Option<User>, Self::Error>> + Send + 'static;
 }
 
 impl<R: UserResolver> UserResolver for Arc<R> {
     type Error = R::Error;
 
-    fn resolve(&self, parts: &Parts) -> impl Future<Output = Result<Option<User>, Self::Error>> + Send + 'static {
+    fn resolve(
+        &self,
+        parts: &Parts,
+    ) -> impl Future<Output = Result<Option<User>, Self::Error>> + Send + 'static {
         R::resolve(self, parts)
     }
 }
@@ -254,7 +260,10 @@ where
 {
     type Error = BoxError;
 
-    fn resolve(&self, parts: &Parts) -> impl Future<Output = Result<Option<User>, BoxError>> + Send + 'static {
+    fn resolve(
+        &self,
+        parts: &Parts,
+    ) -> impl Future<Output = Result<Option<User>, BoxError>> + Send + 'static {
         (self.0)(parts)
     }
 }

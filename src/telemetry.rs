@@ -40,7 +40,13 @@ pub(crate) struct MintSpan {
 
 impl MintSpan {
     pub(crate) fn new() -> Self {
-        Self { span: debug_span!("released_mint", "error.type" = Empty, "otel.status_code" = Empty) }
+        Self {
+            span: debug_span!(
+                "released_mint",
+                "error.type" = Empty,
+                "otel.status_code" = Empty
+            ),
+        }
     }
 
     /// Runs the mint in it.

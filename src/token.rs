@@ -83,7 +83,11 @@ impl AuthToken {
         if !is_b64token(&token) {
             return Err(InvalidToken::Character);
         }
-        Ok(Self { token, minted_at, asked_at: Instant::now() })
+        Ok(Self {
+            token,
+            minted_at,
+            asked_at: Instant::now(),
+        })
     }
 
     /// Counts the token's life from the moment when the request for it was sent, instead of from now.
@@ -93,7 +97,11 @@ impl AuthToken {
     /// moment, taken from both clocks just before the request was sent.
     #[cfg(feature = "client")]
     pub(crate) fn asked_for_at(self, at: Instant, time: SystemTime) -> Self {
-        Self { asked_at: at, minted_at: time, ..self }
+        Self {
+            asked_at: at,
+            minted_at: time,
+            ..self
+        }
     }
 
     /// Returns the token itself.
@@ -154,7 +162,9 @@ impl fmt::Display for AuthToken {
 
 impl fmt::Debug for AuthToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AuthToken").field("remaining", &self.remaining()).finish_non_exhaustive()
+        f.debug_struct("AuthToken")
+            .field("remaining", &self.remaining())
+            .finish_non_exhaustive()
     }
 }
 
@@ -181,7 +191,9 @@ impl fmt::Display for InvalidToken {
         f.write_str(match self {
             Self::Empty => "the auth token is empty",
             Self::TooLong => "the auth token is longer than 8 KiB",
-            Self::Character => "the auth token has characters that a bearer token (RFC 6750) cannot have",
+            Self::Character => {
+                "the auth token has characters that a bearer token (RFC 6750) cannot have"
+            }
         })
     }
 }
@@ -191,10 +203,12 @@ impl std::error::Error for InvalidToken {}
 /// RFC 6750, section 2.1: `b64token = 1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.
 fn is_b64token(token: &str) -> bool {
     let unpadded = token.trim_end_matches('=');
-    let is_legal =
-        |byte| matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'+' | b'/');
+    let is_legal = |byte| matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'+' | b'/');
     // No early exit, so that many bytes are compared at once.
-    !unpadded.is_empty() && unpadded.bytes().fold(true, |all, byte| all & is_legal(byte))
+    !unpadded.is_empty()
+        && unpadded
+            .bytes()
+            .fold(true, |all, byte| all & is_legal(byte))
 }
 
 /// Reads a token's life from a JWT's `iat` and `exp` claims (RFC 7519, sections 4.1.4 and 4.1.6). It is only a hint:
@@ -206,15 +220,23 @@ fn life_told_by(token: &str, minted_at: SystemTime) -> Option<Duration> {
         exp: f64,
         iat: Option<f64>,
     }
-    let payload = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    let payload = BASE64_URL_SAFE_NO_PAD
+        .decode(token.split('.').nth(1)?)
+        .ok()?;
     let Claims { exp, iat } = serde_json::from_slice(&payload).ok()?;
     let life = if let Some(iat) = iat {
         // Both are from Released's clock, so a wrong clock of this server does not matter.
-        Duration::try_from_secs_f64(exp - iat).ok()?.min(LONGEST_LIFE)
+        Duration::try_from_secs_f64(exp - iat)
+            .ok()?
+            .min(LONGEST_LIFE)
     } else {
         // The two clocks may differ, so the life is at most the documented one.
-        let expires_at = SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(exp).ok()?)?;
-        expires_at.duration_since(minted_at).ok()?.min(DOCUMENTED_LIFE)
+        let expires_at =
+            SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(exp).ok()?)?;
+        expires_at
+            .duration_since(minted_at)
+            .ok()?
+            .min(DOCUMENTED_LIFE)
     };
     (!life.is_zero()).then_some(life)
 }
@@ -227,7 +249,10 @@ mod tests {
     use crate::error::MintErrorKind;
 
     fn jwt(claims: &str) -> String {
-        format!("eyJhbGciOiJIUzI1NiJ9.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(claims))
+        format!(
+            "eyJhbGciOiJIUzI1NiJ9.{}.c2ln",
+            BASE64_URL_SAFE_NO_PAD.encode(claims)
+        )
     }
 
     #[test]
@@ -259,20 +284,35 @@ mod tests {
             (120, jwt(r#"{"exp":1800000060,"iat":"1800000000"}"#)),
         ] {
             let token = AuthToken::minted(token.into(), minted_at).expect("a legal token");
-            assert_eq!(token.expires_at(), minted_at + Duration::from_secs(seconds), "{}", token.as_str());
+            assert_eq!(
+                token.expires_at(),
+                minted_at + Duration::from_secs(seconds),
+                "{}",
+                token.as_str()
+            );
         }
     }
 
     #[test]
     fn the_life_of_a_token_does_not_depend_on_how_wrong_the_clock_is() {
         let issued_at = 1_800_000_000_u64;
-        let token = jwt(&format!(r#"{{"iat":{issued_at},"exp":{}}}"#, issued_at + 120));
+        let token = jwt(&format!(
+            r#"{{"iat":{issued_at},"exp":{}}}"#,
+            issued_at + 120
+        ));
         for minutes_wrong in [-60_i64, -2, -1, 0, 1, 2, 60] {
-            let minted_at =
-                SystemTime::UNIX_EPOCH + Duration::from_secs(issued_at.saturating_add_signed(minutes_wrong * 60));
+            let minted_at = SystemTime::UNIX_EPOCH
+                + Duration::from_secs(issued_at.saturating_add_signed(minutes_wrong * 60));
             let token = AuthToken::minted(token.as_str().into(), minted_at).expect("a legal token");
-            assert_eq!(token.expires_at(), minted_at + Duration::from_secs(120), "{minutes_wrong}");
-            assert!(token.remaining() > Duration::from_secs(110), "{minutes_wrong}");
+            assert_eq!(
+                token.expires_at(),
+                minted_at + Duration::from_secs(120),
+                "{minutes_wrong}"
+            );
+            assert!(
+                token.remaining() > Duration::from_secs(110),
+                "{minutes_wrong}"
+            );
         }
     }
 
@@ -280,13 +320,22 @@ mod tests {
     #[test]
     fn a_reply_that_lay_unread_does_not_make_its_token_younger() {
         let a_minute = Duration::from_secs(60);
-        let asked_at = Instant::now().checked_sub(a_minute).expect("this machine runs for a minute");
+        let asked_at = Instant::now()
+            .checked_sub(a_minute)
+            .expect("this machine runs for a minute");
         let time = SystemTime::now() - a_minute;
-        let token = AuthToken::new("opaque").expect("a legal token").asked_for_at(asked_at, time);
+        let token = AuthToken::new("opaque")
+            .expect("a legal token")
+            .asked_for_at(asked_at, time);
         assert!(token.remaining() <= a_minute && !token.is_expired());
-        assert_eq!((token.minted_at(), token.expires_at()), (time, time + 2 * a_minute));
+        assert_eq!(
+            (token.minted_at(), token.expires_at()),
+            (time, time + 2 * a_minute)
+        );
 
-        let token = AuthToken::new(jwt(r#"{"iat":0,"exp":30}"#)).expect("a legal token").asked_for_at(asked_at, time);
+        let token = AuthToken::new(jwt(r#"{"iat":0,"exp":30}"#))
+            .expect("a legal token")
+            .asked_for_at(asked_at, time);
         assert!(token.is_expired());
     }
 
@@ -299,7 +348,8 @@ mod tests {
 
         // It lives for a millionth of a second.
         let minted_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        let token = AuthToken::minted(jwt(r#"{"exp":1800000000.000001}"#).into(), minted_at).expect("a legal token");
+        let token = AuthToken::minted(jwt(r#"{"exp":1800000000.000001}"#).into(), minted_at)
+            .expect("a legal token");
         while token.asked_at.elapsed() < Duration::from_millis(1) {
             std::hint::spin_loop();
         }
@@ -324,7 +374,11 @@ mod tests {
         ] {
             let error = AuthToken::new(bad).expect_err(bad);
             assert_eq!(error.kind(), MintErrorKind::MalformedResponse);
-            assert_eq!(error.source().and_then(|cause| cause.downcast_ref()), Some(&why), "{bad}");
+            assert_eq!(
+                error.source().and_then(|cause| cause.downcast_ref()),
+                Some(&why),
+                "{bad}"
+            );
         }
         assert!(AuthToken::new("a".repeat(8192)).is_ok());
     }

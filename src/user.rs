@@ -81,7 +81,12 @@ impl User {
         if !is_bare_address(&email) {
             return Err(InvalidUser::Email);
         }
-        Ok(Self { id, email, name: None, avatar_url: None })
+        Ok(Self {
+            id,
+            email,
+            name: None,
+            avatar_url: None,
+        })
     }
 
     /// Sets the name that Released shows for this person.
@@ -96,7 +101,9 @@ impl User {
             return self;
         }
         if let Some(end) = end_of_allowed_name(&name) {
-            debug!("a user's name is longer than the 200 characters that Released accepts; it was cut");
+            debug!(
+                "a user's name is longer than the 200 characters that Released accepts; it was cut"
+            );
             name.truncate(end);
         }
         self.name = Some(name);
@@ -208,7 +215,10 @@ impl UserId {
         if id.len() > MAX_ID_BYTES {
             return Err(InvalidUser::IdTooLong);
         }
-        if !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b":_-".contains(&byte)) {
+        if !id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b":_-".contains(&byte))
+        {
             return Err(InvalidUser::IdCharacter);
         }
         Ok(Self(id))
@@ -353,7 +363,9 @@ fn is_blank(text: &str) -> bool {
 
 /// Checks the two parts separately: for a whole address, the parser also accepts a display name and angle brackets.
 fn is_bare_address(email: &str) -> bool {
-    let Some((local_part, domain)) = email.rsplit_once('@') else { return false };
+    let Some((local_part, domain)) = email.rsplit_once('@') else {
+        return false;
+    };
     EmailAddress::is_valid_local_part(local_part)
         && EmailAddress::is_valid_domain(domain)
         // Stricter than RFC 5322, which allows a tab in a quoted local part, and brackets in a domain literal.
@@ -367,7 +379,10 @@ fn is_web_address(url: &str) -> bool {
 
 fn looks_encoded(id: &str) -> bool {
     id.strip_prefix(ENCODED_PREFIX).is_some_and(|digest| {
-        digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+        digest.len() == 64
+            && digest
+                .bytes()
+                .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
     })
 }
 
@@ -384,7 +399,11 @@ mod tests {
         for blank in ["", " ", "\t\r\n", "\u{a0}\u{3000}"] {
             let id = UserId::encode(blank);
             assert_eq!(id.as_str(), "", "{blank:?}");
-            assert_eq!(User::new(id, "ada@example.com"), Err(InvalidUser::EmptyId), "{blank:?}");
+            assert_eq!(
+                User::new(id, "ada@example.com"),
+                Err(InvalidUser::EmptyId),
+                "{blank:?}"
+            );
         }
         assert!(User::new(UserId::encode(" 42 "), "ada@example.com").is_ok());
     }
@@ -459,7 +478,11 @@ mod tests {
     fn a_blank_name_or_avatar_url_is_left_out() {
         for blank in ["", " ", "\t\r\n", "\u{a0}", &" ".repeat(300)] {
             assert_eq!(ada().with_name(blank).name(), None, "{blank:?}");
-            assert_eq!(ada().try_with_name(blank).as_ref().map(User::name), Ok(None), "{blank:?}");
+            assert_eq!(
+                ada().try_with_name(blank).as_ref().map(User::name),
+                Ok(None),
+                "{blank:?}"
+            );
             assert_eq!(ada().with_avatar_url(blank).avatar_url(), None, "{blank:?}");
         }
         assert_eq!(ada().with_name(" Ada ").name(), Some(" Ada "));

@@ -43,7 +43,9 @@ fn image() -> Request<Vec<u8>> {
         .body(vec![1])
         .unwrap();
     // Signed in, so that it is the filter alone that spares the mint.
-    request.extensions_mut().insert(User::new("ada", "ada@example.com").unwrap());
+    request
+        .extensions_mut()
+        .insert(User::new("ada", "ada@example.com").unwrap());
     request
 }
 
@@ -54,12 +56,24 @@ fn a_filtered_request_allocates_no_more_than_its_handler() {
 
     let layer = ReleasedTokenLayer::new(StubMinter::new(), from_extension(User::clone));
     assert_eq!(allocations(layer.layer(service_fn(page)), image()), alone);
-    for timing in [MintTiming::BeforeHandler, MintTiming::AlongsideHandler, MintTiming::OnExtraction] {
+    for timing in [
+        MintTiming::BeforeHandler,
+        MintTiming::AlongsideHandler,
+        MintTiming::OnExtraction,
+    ] {
         let layer = layer.clone().timing(timing);
-        assert_eq!(allocations(layer.layer(service_fn(page)), image()), alone, "{timing:?}");
+        assert_eq!(
+            allocations(layer.layer(service_fn(page)), image()),
+            alone,
+            "{timing:?}"
+        );
     }
     let layer = layer.reject_without_token();
-    assert_eq!(allocations(layer.layer(service_fn(page)), image()), alone, "strict");
+    assert_eq!(
+        allocations(layer.layer(service_fn(page)), image()),
+        alone,
+        "strict"
+    );
 
     // What is not filtered does allocate, so it is not that nothing happens at all.
     let mut navigation = image();
@@ -71,7 +85,10 @@ fn a_filtered_request_allocates_no_more_than_its_handler() {
 fn released_elsewhere() -> FakeReleased {
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             tell.send(FakeReleased::start().await.unwrap()).unwrap();
             std::future::pending::<()>().await;
@@ -83,7 +100,10 @@ fn released_elsewhere() -> FakeReleased {
 #[test]
 fn a_mint_allocates_no_more_than_the_same_post_through_bare_reqwest() {
     let released = released_elsewhere();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let client = released.client().unwrap();
     let user = User::new("ada", "ada@example.com").unwrap();
     let (http, url, secret) = (
@@ -91,18 +111,31 @@ fn a_mint_allocates_no_more_than_the_same_post_through_bare_reqwest() {
         released.impersonation_url(),
         released.shared_secret(),
     );
-    let body =
-        serde_json::json!({"account_id": released.account_id(), "user_id": "ada", "user_email": "ada@example.com"});
+    let body = serde_json::json!({"account_id": released.account_id(), "user_id": "ada", "user_email": "ada@example.com"});
     let by_hand = async || {
-        let response = http.post(&url).bearer_auth(&secret).json(&body).send().await.unwrap();
+        let response = http
+            .post(&url)
+            .bearer_auth(&secret)
+            .json(&body)
+            .send()
+            .await
+            .unwrap();
         response.json::<String>().await.unwrap()
     };
 
     // The least of some, as what is read in how many pieces is the kernel's to say; and not of the first, which connects.
-    let least = |one: &dyn Fn()| (0..20).map(|_| allocation_counter::measure(one).count_total).min().unwrap();
+    let least = |one: &dyn Fn()| {
+        (0..20)
+            .map(|_| allocation_counter::measure(one).count_total)
+            .min()
+            .unwrap()
+    };
     let own = least(&|| drop(runtime.block_on(client.mint(&user)).unwrap()));
     let bare = least(&|| drop(runtime.block_on(by_hand())));
-    assert!(0 < own && own <= bare, "{own} allocations, and {bare} by hand");
+    assert!(
+        0 < own && own <= bare,
+        "{own} allocations, and {bare} by hand"
+    );
     assert!(own <= 17, "{own} allocations");
     assert_eq!(released.counts().minted, 40);
 }
@@ -118,19 +151,37 @@ fn a_reply_that_comes_byte_by_byte_takes_no_more_memory_than_its_length() {
         let (mut stream, _) = listener.accept().unwrap();
         stream.set_nodelay(true).unwrap();
         assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
-        write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n\"", LENGTH + 2).unwrap();
+        write!(
+            stream,
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n\"",
+            LENGTH + 2
+        )
+        .unwrap();
         (0..LENGTH).for_each(|_| stream.write_all(b"a").unwrap());
         stream.write_all(b"\"").unwrap();
     });
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let minute = Duration::from_secs(60);
     let mut retry = RetryConfig::default();
     retry.attempt_timeout = minute;
-    let client = ReleasedClient::builder("acc", "secret").endpoint(endpoint).deadline(minute).retry(retry);
+    let client = ReleasedClient::builder("acc", "secret")
+        .endpoint(endpoint)
+        .deadline(minute)
+        .retry(retry);
     let client = client.build().unwrap();
     let user = User::new("ada", "ada@example.com").unwrap();
     let info = allocation_counter::measure(|| {
-        assert_eq!(runtime.block_on(client.mint(&user)).unwrap().as_str().len(), LENGTH);
+        assert_eq!(
+            runtime.block_on(client.mint(&user)).unwrap().as_str().len(),
+            LENGTH
+        );
     });
-    assert!(info.bytes_max < 150 * 1024, "{} bytes at once", info.bytes_max);
+    assert!(
+        info.bytes_max < 150 * 1024,
+        "{} bytes at once",
+        info.bytes_max
+    );
 }

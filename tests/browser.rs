@@ -33,7 +33,8 @@ macro_rules! trials {
 }
 
 fn main() -> ExitCode {
-    let is_required = std::env::var("TOWER_RELEASED_BROWSER").is_ok_and(|value| value == "required");
+    let is_required =
+        std::env::var("TOWER_RELEASED_BROWSER").is_ok_and(|value| value == "required");
     let is_ignored = !is_required && !is_browser_there();
     let trials = trials![
         a_page_with_a_token_is_verified,
@@ -51,20 +52,30 @@ fn main() -> ExitCode {
         a_cached_page_works_under_a_policy_that_allows_nothing_by_itself,
         the_endpoint_keeps_the_contract_of_the_vendors_demo,
     ];
-    let trials = trials.into_iter().map(|trial| trial.with_ignored_flag(is_ignored)).collect();
+    let trials = trials
+        .into_iter()
+        .map(|trial| trial.with_ignored_flag(is_ignored))
+        .collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-fn trial<F: Future<Output = ()>>(name: &str, test: impl FnOnce(Setup) -> F + Send + 'static) -> Trial {
+fn trial<F: Future<Output = ()>>(
+    name: &str,
+    test: impl FnOnce(Setup) -> F + Send + 'static,
+) -> Trial {
     Trial::test(name, move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         runtime.block_on(async { test(Setup::new().await).await });
         Ok(())
     })
 }
 
 fn is_browser_there() -> bool {
-    ["chromium", "chromedriver"].iter().all(|program| Command::new(program).arg("--version").output().is_ok())
+    ["chromium", "chromedriver"]
+        .iter()
+        .all(|program| Command::new(program).arg("--version").output().is_ok())
 }
 
 /// The demo, the fake behind it, and a browser to look at it with.
@@ -85,9 +96,16 @@ impl Driver {
     /// Starts one on a free port. It takes the port twice, for both versions of IP, so another may come in between.
     async fn start(profile: PathBuf) -> (Self, u16) {
         for _ in 0..10 {
-            let mut process = Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).spawn().unwrap();
+            let mut process = Command::new("chromedriver")
+                .arg("--port=0")
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
             let mut said = BufReader::new(process.stdout.take().unwrap()).lines();
-            let driver = Self { process, profile: profile.clone() };
+            let driver = Self {
+                process,
+                profile: profile.clone(),
+            };
             let port = tokio::task::spawn_blocking(move || {
                 let port = said.by_ref().map_while(Result::ok).find_map(|line| {
                     let (_, port) = line.split_once("started successfully on port ")?;
@@ -110,7 +128,11 @@ impl Drop for Driver {
         let _ = self.process.kill();
         let _ = self.process.wait();
         // The browser outlives its driver, in process groups of its own; all of it names its profile.
-        let _ = Command::new("pkill").arg("-KILL").arg("-f").arg(&self.profile).status();
+        let _ = Command::new("pkill")
+            .arg("-KILL")
+            .arg("-f")
+            .arg(&self.profile)
+            .status();
         let _ = std::fs::remove_dir_all(&self.profile);
     }
 }
@@ -119,7 +141,10 @@ impl Setup {
     async fn new() -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
 
-        assert!(is_browser_there(), "chromium and chromedriver are required, and not there");
+        assert!(
+            is_browser_there(),
+            "chromium and chromedriver are required, and not there"
+        );
         let released = Arc::new(FakeReleased::start().await.unwrap());
         let portal = site::Portal::new("demo-channel", Some(Arc::clone(&released)));
         let site = site::site(released.client().unwrap(), portal).unwrap();
@@ -128,7 +153,10 @@ impl Setup {
         tokio::spawn(async { axum::serve(listener, site).await.unwrap() });
 
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let profile = std::env::temp_dir().join(format!("tower-released-browser-{}-{number}", std::process::id()));
+        let profile = std::env::temp_dir().join(format!(
+            "tower-released-browser-{}-{number}",
+            std::process::id()
+        ));
         let (driver, port) = Driver::start(profile.clone()).await;
         let arguments = [
             "--headless",
@@ -153,27 +181,43 @@ impl Setup {
             .capabilities(capabilities)
             .connect(&format!("http://127.0.0.1:{port}"))
             .await;
-        Self { released, origin, browser: browser.unwrap(), _driver: driver }
+        Self {
+            released,
+            origin,
+            browser: browser.unwrap(),
+            _driver: driver,
+        }
     }
 
     async fn open(&self, path: &str) {
-        self.browser.goto(&format!("{}{path}", self.origin)).await.unwrap();
+        self.browser
+            .goto(&format!("{}{path}", self.origin))
+            .await
+            .unwrap();
     }
 
     async fn sign_in(&self, user: &str) {
         self.open("/about").await;
-        self.submit(&format!("button[name=user][value={user}]")).await;
+        self.submit(&format!("button[name=user][value={user}]"))
+            .await;
     }
 
     /// Clicks what leads to another page, and waits until that is there.
     async fn submit(&self, selector: &str) {
         self.run("window.isLeft = true").await;
         self.click(selector).await;
-        self.eventually("return !window.isLeft && document.readyState === 'complete'").await;
+        self.eventually("return !window.isLeft && document.readyState === 'complete'")
+            .await;
     }
 
     async fn click(&self, selector: &str) {
-        self.browser.find(Locator::Css(selector)).await.unwrap().click().await.unwrap();
+        self.browser
+            .find(Locator::Css(selector))
+            .await
+            .unwrap()
+            .click()
+            .await
+            .unwrap();
     }
 
     async fn run(&self, script: &str) -> Value {
@@ -201,14 +245,23 @@ impl Setup {
             if !matches!(value, Value::Null | Value::Bool(false)) {
                 return value;
             }
-            assert!(tokio::time::Instant::now() < deadline, "this never came true: {script}");
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "this never came true: {script}"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
     /// Tells the browser something that only its developer tools can say.
     async fn devtools(&self, command: &'static str, parameters: Value) {
-        self.browser.issue_cmd(DevTools { command, parameters }).await.unwrap();
+        self.browser
+            .issue_cmd(DevTools {
+                command,
+                parameters,
+            })
+            .await
+            .unwrap();
     }
 
     /// Collects violations of the policy, and errors, from the moment a page is there.
@@ -232,12 +285,19 @@ fn is_violation(message: &str) -> bool {
 struct Log;
 
 impl fantoccini::wd::WebDriverCompatibleCommand for Log {
-    fn endpoint(&self, base: &url::Url, session: Option<&str>) -> Result<url::Url, url::ParseError> {
+    fn endpoint(
+        &self,
+        base: &url::Url,
+        session: Option<&str>,
+    ) -> Result<url::Url, url::ParseError> {
         base.join(&format!("session/{}/se/log", session.unwrap_or_default()))
     }
 
     fn method_and_body(&self, _: &url::Url) -> (http::Method, Option<String>) {
-        (http::Method::POST, Some(json!({ "type": "browser" }).to_string()))
+        (
+            http::Method::POST,
+            Some(json!({ "type": "browser" }).to_string()),
+        )
     }
 }
 
@@ -248,49 +308,104 @@ struct DevTools {
 }
 
 impl fantoccini::wd::WebDriverCompatibleCommand for DevTools {
-    fn endpoint(&self, base: &url::Url, session: Option<&str>) -> Result<url::Url, url::ParseError> {
-        base.join(&format!("session/{}/goog/cdp/execute", session.unwrap_or_default()))
+    fn endpoint(
+        &self,
+        base: &url::Url,
+        session: Option<&str>,
+    ) -> Result<url::Url, url::ParseError> {
+        base.join(&format!(
+            "session/{}/goog/cdp/execute",
+            session.unwrap_or_default()
+        ))
     }
 
     fn method_and_body(&self, _: &url::Url) -> (http::Method, Option<String>) {
-        (http::Method::POST, Some(json!({ "cmd": self.command, "params": self.parameters }).to_string()))
+        (
+            http::Method::POST,
+            Some(json!({ "cmd": self.command, "params": self.parameters }).to_string()),
+        )
     }
 }
 
 async fn a_page_with_a_token_is_verified(setup: Setup) {
     setup.open("/").await;
-    assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
+    assert_eq!(
+        setup.said_by("released-page").await,
+        "Verified as Ada Lovelace"
+    );
     setup.open("/widget").await;
-    assert_eq!(setup.said_by("released-widget").await, "Verified as Ada Lovelace");
-    assert_eq!(setup.said_by("released-form").await, "Verified as Ada Lovelace");
-    assert_eq!(setup.run("return document.querySelector('released-form').hidden").await, json!(true));
+    assert_eq!(
+        setup.said_by("released-widget").await,
+        "Verified as Ada Lovelace"
+    );
+    assert_eq!(
+        setup.said_by("released-form").await,
+        "Verified as Ada Lovelace"
+    );
+    assert_eq!(
+        setup
+            .run("return document.querySelector('released-form').hidden")
+            .await,
+        json!(true)
+    );
     setup.click("#feedback").await;
-    assert_eq!(setup.run("return document.querySelector('released-form').hidden").await, json!(false));
+    assert_eq!(
+        setup
+            .run("return document.querySelector('released-form').hidden")
+            .await,
+        json!(false)
+    );
     assert_eq!(setup.released.counts().minted, 2, "one token a page");
     assert_eq!(setup.violations().await, [""; 0]);
 }
 
 async fn nobody_and_an_outage_leave_the_page(setup: Setup) {
     setup.sign_in("nobody").await;
-    assert!(setup.said_by("released-page").await.contains("Not signed in"));
+    assert!(
+        setup
+            .said_by("released-page")
+            .await
+            .contains("Not signed in")
+    );
     assert_eq!(setup.released.counts().minted, 0);
 
     setup.sign_in("ada").await;
     setup.submit("[value=down]").await;
-    assert!(setup.said_by("released-page").await.contains("Not signed in"));
-    let note = setup.browser.find(Locator::Css(".note")).await.unwrap().text().await.unwrap();
-    assert_eq!(note, "There is no token right now, and the page works all the same.");
+    assert!(
+        setup
+            .said_by("released-page")
+            .await
+            .contains("Not signed in")
+    );
+    let note = setup
+        .browser
+        .find(Locator::Css(".note"))
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    assert_eq!(
+        note,
+        "There is no token right now, and the page works all the same."
+    );
 }
 
 async fn a_token_that_is_too_old_is_denied(setup: Setup) {
     setup.open("/").await;
     setup.submit("[value=late]").await;
-    assert_eq!(setup.said_by("released-page").await, "Access denied: the token has expired");
+    assert_eq!(
+        setup.said_by("released-page").await,
+        "Access denied: the token has expired"
+    );
 }
 
 async fn the_strictest_policy_is_not_violated(setup: Setup) {
     setup.open("/strict").await;
-    assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
+    assert_eq!(
+        setup.said_by("released-page").await,
+        "Verified as Ada Lovelace"
+    );
     assert_eq!(setup.violations().await, [""; 0]);
     // And the test would see a violation: what the policy does not allow is reported.
     setup
@@ -298,39 +413,63 @@ async fn the_strictest_policy_is_not_violated(setup: Setup) {
         .await;
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while setup.violations().await.is_empty() {
-        assert!(tokio::time::Instant::now() < deadline, "the browser reports no violation at all");
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "the browser reports no violation at all"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 async fn two_tabs_of_two_users_are_not_mixed_up(setup: Setup) {
     setup.sign_in("ada").await;
-    assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
+    assert_eq!(
+        setup.said_by("released-page").await,
+        "Verified as Ada Lovelace"
+    );
     let first = setup.browser.window().await.unwrap();
     let second = setup.browser.new_window(true).await.unwrap().handle;
     setup.browser.switch_to_window(second).await.unwrap();
     setup.sign_in("grace").await;
-    assert_eq!(setup.said_by("released-page").await, "Verified as Grace Hopper");
+    assert_eq!(
+        setup.said_by("released-page").await,
+        "Verified as Grace Hopper"
+    );
     setup.open("/static").await;
-    assert_eq!(setup.said_by("released-page").await, "Verified as Grace Hopper");
+    assert_eq!(
+        setup.said_by("released-page").await,
+        "Verified as Grace Hopper"
+    );
 
     // The first tab is as it was until it is loaded anew.
     setup.browser.switch_to_window(first).await.unwrap();
-    assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
+    assert_eq!(
+        setup.said_by("released-page").await,
+        "Verified as Ada Lovelace"
+    );
     setup.browser.refresh().await.unwrap();
-    assert_eq!(setup.said_by("released-page").await, "Verified as Grace Hopper");
+    assert_eq!(
+        setup.said_by("released-page").await,
+        "Verified as Grace Hopper"
+    );
 }
 
 async fn a_hostile_name_changes_nothing(setup: Setup) {
     setup.sign_in("mallory").await;
-    assert_eq!(setup.said_by("released-page").await, "Verified as \"><script>Mallory</script>");
+    assert_eq!(
+        setup.said_by("released-page").await,
+        "Verified as \"><script>Mallory</script>"
+    );
     assert_eq!(setup.run("return document.scripts.length").await, json!(2));
     assert_eq!(setup.violations().await, [""; 0]);
 }
 
 async fn a_cached_page_asks_for_its_token_itself_and_once(setup: Setup) {
     setup.open("/static").await;
-    assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
+    assert_eq!(
+        setup.said_by("released-page").await,
+        "Verified as Ada Lovelace"
+    );
     // Ten embeds that are added at once are one request.
     setup
         .run(
@@ -350,12 +489,20 @@ async fn a_cached_page_asks_for_its_token_itself_and_once(setup: Setup) {
 async fn an_embed_that_is_added_late_is_verified(setup: Setup) {
     setup.open("/swap").await;
     setup.click("[hx-get='/swap/portal']").await;
-    assert_eq!(setup.said_by("released-page[auth-token]").await, "Verified as Ada Lovelace");
+    assert_eq!(
+        setup.said_by("released-page[auth-token]").await,
+        "Verified as Ada Lovelace"
+    );
     setup.click("#by-script").await;
-    assert_eq!(setup.said_by("released-page[data-released-auth]").await, "Verified as Ada Lovelace");
+    assert_eq!(
+        setup.said_by("released-page[data-released-auth]").await,
+        "Verified as Ada Lovelace"
+    );
     // Each swap is a mount with a ticket of its own.
     let before = setup.released.counts().minted;
-    setup.run("document.querySelector('released-page').dataset.old = 1").await;
+    setup
+        .run("document.querySelector('released-page').dataset.old = 1")
+        .await;
     setup.click("#by-script").await;
     setup
         .eventually("return document.querySelector('released-page:not([data-old])')?.dataset.state === 'verified'")
@@ -372,57 +519,97 @@ async fn a_401_stops_the_script(setup: Setup) {
     setup.run("window.dispatchEvent(new Event('online'))").await;
     assert_eq!(setup.run("return window.asked ?? 0").await, json!(0));
     // Another mount is another matter, and shows that the count counts.
-    setup.run("document.body.append(document.querySelector('released-page').cloneNode())").await;
+    setup
+        .run("document.body.append(document.querySelector('released-page').cloneNode())")
+        .await;
     setup.eventually("return window.asked === 1").await;
 }
 
 async fn the_script_goes_on_when_the_outage_is_over(setup: Setup) {
     setup.released.reply_always(Reply::status(500));
     setup.open("/static").await;
-    setup.eventually("return document.querySelector('#script-note').textContent.includes('tries again')").await;
+    setup
+        .eventually(
+            "return document.querySelector('#script-note').textContent.includes('tries again')",
+        )
+        .await;
     setup.released.recover();
     setup.run("window.dispatchEvent(new Event('online'))").await;
-    assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
+    assert_eq!(
+        setup.said_by("released-page").await,
+        "Verified as Ada Lovelace"
+    );
 }
 
-async fn a_page_that_comes_back_from_the_back_forward_cache_after_its_tickets_life_is_verified(setup: Setup) {
+async fn a_page_that_comes_back_from_the_back_forward_cache_after_its_tickets_life_is_verified(
+    setup: Setup,
+) {
     let life = Duration::from_secs(5);
     setup.released.set_token_life(life);
     setup.open("/static").await;
-    setup.run("addEventListener('pageshow', event => { window.cameBack = event.persisted; })").await;
-    assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
+    setup
+        .run("addEventListener('pageshow', event => { window.cameBack = event.persisted; })")
+        .await;
+    assert_eq!(
+        setup.said_by("released-page").await,
+        "Verified as Ada Lovelace"
+    );
     setup.open("/about").await;
     // Until the ticket is over, which nothing but time brings about.
     tokio::time::sleep(life).await;
     setup.browser.back().await.unwrap();
     setup.eventually("return window.cameBack === true").await;
-    assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
-    assert_eq!(setup.released.counts().minted, 1, "the embed has its session, and needs no other ticket");
+    assert_eq!(
+        setup.said_by("released-page").await,
+        "Verified as Ada Lovelace"
+    );
+    assert_eq!(
+        setup.released.counts().minted,
+        1,
+        "the embed has its session, and needs no other ticket"
+    );
 }
 
-async fn a_page_that_comes_back_before_released_own_script_is_there_is_verified_later(setup: Setup) {
+async fn a_page_that_comes_back_before_released_own_script_is_there_is_verified_later(
+    setup: Setup,
+) {
     // Released's own script does not come at first. So no ticket is asked for that nobody could take in time.
     setup.devtools("Network.enable", json!({})).await;
-    setup.devtools("Network.setBlockedURLs", json!({ "urls": ["*/1/embed.js"] })).await;
+    setup
+        .devtools(
+            "Network.setBlockedURLs",
+            json!({ "urls": ["*/1/embed.js"] }),
+        )
+        .await;
     setup.open("/static").await;
-    setup.run("addEventListener('pageshow', event => { window.cameBack = event.persisted; })").await;
+    setup
+        .run("addEventListener('pageshow', event => { window.cameBack = event.persisted; })")
+        .await;
     setup.open("/about").await;
     setup.browser.back().await.unwrap();
     setup.eventually("return window.cameBack === true").await;
     assert_eq!(setup.released.counts().minted, 0);
 
-    setup.devtools("Network.setBlockedURLs", json!({ "urls": [] })).await;
+    setup
+        .devtools("Network.setBlockedURLs", json!({ "urls": [] }))
+        .await;
     let script = setup.released.embed_script_url();
     setup
         .run(&format!("document.head.append(Object.assign(document.createElement('script'), {{ src: '{script}' }}))"))
         .await;
-    assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
+    assert_eq!(
+        setup.said_by("released-page").await,
+        "Verified as Ada Lovelace"
+    );
 }
 
 /// A cached page under the strictest policy: the script's own request must be allowed, too.
 async fn a_cached_page_works_under_a_policy_that_allows_nothing_by_itself(setup: Setup) {
     setup.open("/static-strict").await;
-    assert_eq!(setup.said_by("released-page").await, "Verified as Ada Lovelace");
+    assert_eq!(
+        setup.said_by("released-page").await,
+        "Verified as Ada Lovelace"
+    );
     assert_eq!(setup.violations().await, [""; 0]);
 }
 
@@ -445,6 +632,8 @@ async fn the_endpoint_keeps_the_contract_of_the_vendors_demo(setup: Setup) {
         .await
         .unwrap();
     assert_eq!(answer, json!([200, "string"]));
-    let token = setup.run("return document.querySelector('released-page').getAttribute('auth-token')").await;
+    let token = setup
+        .run("return document.querySelector('released-page').getAttribute('auth-token')")
+        .await;
     assert!(setup.released.open_session(token.as_str().unwrap()).is_ok());
 }

@@ -18,14 +18,32 @@ const ADVICE: &[(&str, &[&str])] = &[
     ),
     (
         "closure_returns_no_user",
-        &["`String` does not say who is signed in", "`User::new(id, email)` returns a `Result`"],
+        &[
+            "`String` does not say who is signed in",
+            "`User::new(id, email)` returns a `Result`",
+        ],
     ),
     ("resolver_fn_no_user", &["`String` is not a future"]),
-    ("not_a_minter", &["`&str` cannot mint", "give the layer a `ReleasedClient`"]),
-    ("missing_feature", &["the item is gated behind the `axum` feature"]),
-    ("strict_and_timed", &["no method named `timing` found for struct `ReleasedTokenLayer<FailClosed>`"]),
-    ("a_result_is_no_minter", &["cannot mint", "Then `?` is missing"]),
-    ("async_closure_borrows_parts", &["one type is more general than the other"]),
+    (
+        "not_a_minter",
+        &["`&str` cannot mint", "give the layer a `ReleasedClient`"],
+    ),
+    (
+        "missing_feature",
+        &["the item is gated behind the `axum` feature"],
+    ),
+    (
+        "strict_and_timed",
+        &["no method named `timing` found for struct `ReleasedTokenLayer<FailClosed>`"],
+    ),
+    (
+        "a_result_is_no_minter",
+        &["cannot mint", "Then `?` is missing"],
+    ),
+    (
+        "async_closure_borrows_parts",
+        &["one type is more general than the other"],
+    ),
     (
         "body_without_default",
         &[
@@ -55,7 +73,13 @@ struct Message {
 #[test]
 fn a_mistake_is_answered_with_advice() {
     let output = Command::new(env!("CARGO"))
-        .args(["check", "--manifest-path", "tests/compile_fail/Cargo.toml", "--target-dir", "target/compile_fail"])
+        .args([
+            "check",
+            "--manifest-path",
+            "tests/compile_fail/Cargo.toml",
+            "--target-dir",
+            "target/compile_fail",
+        ])
         .args(["--bins", "--keep-going", "--quiet", "--message-format=json"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
@@ -64,14 +88,21 @@ fn a_mistake_is_answered_with_advice() {
     for line in String::from_utf8(output.stdout).unwrap().lines() {
         let Line { target, message } = serde_json::from_str(line).unwrap();
         if let (Some(target), Some(message)) = (target, message) {
-            said.entry(target.name).or_default().push_str(&message.rendered);
+            said.entry(target.name)
+                .or_default()
+                .push_str(&message.rendered);
         }
     }
     let errors = String::from_utf8_lossy(&output.stderr);
     for (program, advice) in ADVICE {
-        let said = said.get(*program).unwrap_or_else(|| panic!("{program} compiles, or nothing did: {errors}"));
+        let said = said
+            .get(*program)
+            .unwrap_or_else(|| panic!("{program} compiles, or nothing did: {errors}"));
         for words in *advice {
-            assert!(said.contains(words), "{program} should be told {words:?}, but:\n{said}");
+            assert!(
+                said.contains(words),
+                "{program} should be told {words:?}, but:\n{said}"
+            );
         }
     }
 }

@@ -28,7 +28,10 @@ struct Profile<'a> {
 impl ByHand {
     pub(crate) fn new(url: String) -> Self {
         // A proxy in the environment would be asked even for this machine.
-        Self { http: reqwest::Client::builder().no_proxy().build().unwrap(), url: url.into() }
+        Self {
+            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+            url: url.into(),
+        }
     }
 
     pub(crate) async fn mint(&self, user: &CurrentUser) -> reqwest::Result<String> {
@@ -38,7 +41,13 @@ impl ByHand {
             user_email: user.email,
             profile: Profile { name: user.name },
         };
-        let response = self.http.post(&*self.url).bearer_auth(SECRET).json(&body).send().await?;
+        let response = self
+            .http
+            .post(&*self.url)
+            .bearer_auth(SECRET)
+            .json(&body)
+            .send()
+            .await?;
         response.error_for_status()?.json().await
     }
 }

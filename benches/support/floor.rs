@@ -38,9 +38,20 @@ impl Floor {
         let mut post = Request::new(Full::new(self.body.clone()));
         *post.method_mut() = Method::POST;
         *post.uri_mut() = self.url.clone();
-        post.headers_mut().insert(AUTHORIZATION, self.authorization.clone());
-        post.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let reply = self.http.request(post).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+        post.headers_mut()
+            .insert(AUTHORIZATION, self.authorization.clone());
+        post.headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let reply = self
+            .http
+            .request(post)
+            .await
+            .unwrap()
+            .into_body()
+            .collect()
+            .await
+            .unwrap()
+            .to_bytes();
         reply.slice(1..reply.len() - 1)
     }
 }

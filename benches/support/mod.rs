@@ -45,7 +45,11 @@ pub(crate) struct CurrentUser {
     pub(crate) name: &'static str,
 }
 
-pub(crate) const ADA: CurrentUser = CurrentUser { id: "user-42", email: "ada@example.com", name: "Ada Lovelace" };
+pub(crate) const ADA: CurrentUser = CurrentUser {
+    id: "user-42",
+    email: "ada@example.com",
+    name: "Ada Lovelace",
+};
 
 pub(crate) fn ada() -> User {
     User::new(ADA.id, ADA.email).unwrap().with_name(ADA.name)
@@ -53,7 +57,10 @@ pub(crate) fn ada() -> User {
 
 /// A client with the defaults.
 pub(crate) fn client(api: &Server) -> ReleasedClient {
-    ReleasedClient::builder(ACCOUNT, SECRET).endpoint(api.url()).build().unwrap()
+    ReleasedClient::builder(ACCOUNT, SECRET)
+        .endpoint(api.url())
+        .build()
+        .unwrap()
 }
 
 /// The resolver's closure.
@@ -63,13 +70,22 @@ pub(crate) fn vouch(user: &CurrentUser) -> Result<User, InvalidUser> {
 
 /// A token like Released's: a signed JWT of some 300 bytes.
 fn token() -> String {
-    let exp = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 120;
+    let exp = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+        + 120;
     let claims = format!(
         r#"{{"iss":"released","aud":"portal","sub":"user-42","email":"ada@example.com","name":"Ada Lovelace","iat":{},"exp":{exp}}}"#,
         exp - 120,
     );
     let part = |text: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(text);
-    format!("{}.{}.{}", part(br#"{"alg":"HS256","typ":"JWT"}"#), part(claims.as_bytes()), part(&[7; 32]))
+    format!(
+        "{}.{}.{}",
+        part(br#"{"alg":"HS256","typ":"JWT"}"#),
+        part(claims.as_bytes()),
+        part(&[7; 32])
+    )
 }
 
 /// What the token API answers.
@@ -94,7 +110,9 @@ async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, reply: Bytes, laten
                 tokio::time::sleep(latency).await;
             }
             let mut response = Response::new(Full::new(reply));
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+                .headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             Ok::<_, Infallible>(response)
         }
     });
@@ -125,7 +143,9 @@ impl Server {
         let run = move || {
             runtime().block_on(async {
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                ready.send((listener.local_addr().unwrap(), Handle::current())).unwrap();
+                ready
+                    .send((listener.local_addr().unwrap(), Handle::current()))
+                    .unwrap();
                 tokio::select! {
                     () = serve(listener) => {}
                     _ = stopped => {}
@@ -134,12 +154,18 @@ impl Server {
         };
         thread.spawn(run).unwrap();
         let (address, handle) = started.recv().unwrap();
-        Self { address, handle, _stop: stop }
+        Self {
+            address,
+            handle,
+            _stop: stop,
+        }
     }
 
     /// An application.
     pub(crate) fn app(app: Router) -> Self {
-        Self::start("app", async |listener| axum::serve(listener, app).await.unwrap())
+        Self::start("app", async |listener| {
+            axum::serve(listener, app).await.unwrap()
+        })
     }
 
     /// A token API that answers at once, and always with the same token.
@@ -164,7 +190,9 @@ impl Server {
             let reply = reply();
             loop {
                 let (stream, tls, reply) = (accept(&listener).await, tls.clone(), reply.clone());
-                tokio::spawn(async move { answer(tls.accept(stream).await.unwrap(), reply, Duration::ZERO).await });
+                tokio::spawn(async move {
+                    answer(tls.accept(stream).await.unwrap(), reply, Duration::ZERO).await
+                });
             }
         })
     }
@@ -207,17 +235,26 @@ impl Visitors {
             for _ in 0..connections {
                 let stream = TcpStream::connect(address).await.unwrap();
                 stream.set_nodelay(true).unwrap();
-                let (requests, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+                let (requests, connection) =
+                    hyper::client::conn::http1::handshake(TokioIo::new(stream))
+                        .await
+                        .unwrap();
                 tokio::spawn(connection);
                 opened.push(requests);
             }
             opened
         });
-        let mut request = Request::get("/roadmap").header("host", address.to_string()).header("accept", "text/html");
+        let mut request = Request::get("/roadmap")
+            .header("host", address.to_string())
+            .header("accept", "text/html");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        Self { runtime, connections, request: request.body(Empty::new()).unwrap() }
+        Self {
+            runtime,
+            connections,
+            request: request.body(Empty::new()).unwrap(),
+        }
     }
 
     /// Loads so many pages, and makes sure that each holds what it should.
@@ -235,7 +272,10 @@ impl Visitors {
                         let response = requests.send_request(request.clone()).await.unwrap();
                         assert_eq!(response.status(), 200);
                         let page = response.into_body().collect().await.unwrap().to_bytes();
-                        assert!(page.windows(expected.len()).any(|part| part == expected.as_bytes()));
+                        assert!(
+                            page.windows(expected.len())
+                                .any(|part| part == expected.as_bytes())
+                        );
                     }
                     requests
                 });
@@ -283,7 +323,11 @@ impl Ratios {
             }
             #[allow(clippy::cast_precision_loss)]
             let each = |took: Duration| took.as_secs_f64() * 1e6 / iterations as f64;
-            pairs.push(Pair { own: each(own_took), other: each(other_took), iterations });
+            pairs.push(Pair {
+                own: each(own_took),
+                other: each(other_took),
+                iterations,
+            });
             own_took
         });
         match self.pairs.iter_mut().find(|(known, _)| *known == name) {
@@ -302,7 +346,11 @@ impl Ratios {
             // Criterion warms up with few iterations.
             let most = pairs.iter().map(|pair| pair.iterations).max().unwrap();
             let median = |of: fn(&Pair) -> f64| {
-                let mut values: Vec<f64> = pairs.iter().filter(|pair| pair.iterations >= most / 10).map(of).collect();
+                let mut values: Vec<f64> = pairs
+                    .iter()
+                    .filter(|pair| pair.iterations >= most / 10)
+                    .map(of)
+                    .collect();
                 values.sort_by(f64::total_cmp);
                 values[values.len() / 2]
             };
@@ -355,7 +403,11 @@ impl Site {
     }
 
     /// The same with a single visitor, who waits for each page.
-    pub(crate) fn open_to_one(api: Server, app: impl Fn(&Server) -> Router, expected: &'static str) -> Self {
+    pub(crate) fn open_to_one(
+        api: Server,
+        app: impl Fn(&Server) -> Router,
+        expected: &'static str,
+    ) -> Self {
         let mut site = Self::open_to(1, api, app, &[], expected);
         site.visitors.load(1, expected);
         site
@@ -370,7 +422,12 @@ impl Site {
     ) -> Self {
         let server = Server::app(app(&api));
         let visitors = Visitors::arrive(&server, connections, headers);
-        Self { server, visitors, expected, _api: api }
+        Self {
+            server,
+            visitors,
+            expected,
+            _api: api,
+        }
     }
 
     /// How much CPU time the server spends on so many pages.

@@ -30,7 +30,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_env_filter(filter).init();
 
     let is_real = account::is_named_by(|name| env::var_os(name));
-    let fake = if is_real { None } else { Some(Arc::new(FakeReleased::start().await?)) };
+    let fake = if is_real {
+        None
+    } else {
+        Some(Arc::new(FakeReleased::start().await?))
+    };
     let (released, channel_id) = match &fake {
         None => {
             info!("minting with the account of RELEASED_ACCOUNT_ID");
@@ -50,14 +54,23 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
 
     let port = match env::var("PORT") {
-        Ok(port) => port.parse::<u16>().map_err(|_| format!("PORT is {port:?}, which is no port"))?,
+        Ok(port) => port
+            .parse::<u16>()
+            .map_err(|_| format!("PORT is {port:?}, which is no port"))?,
         Err(_) => 3000,
     };
     let listener = TcpListener::bind(("127.0.0.1", port))
         .await
-        .map_err(|error| format!("port {port} cannot be opened: {error}; set PORT to another one"))?;
-    println!("The demo is at http://localhost:{}", listener.local_addr()?.port());
-    axum::serve(listener, site(released, Portal::new(channel_id, fake))?).with_graceful_shutdown(interrupted()).await?;
+        .map_err(|error| {
+            format!("port {port} cannot be opened: {error}; set PORT to another one")
+        })?;
+    println!(
+        "The demo is at http://localhost:{}",
+        listener.local_addr()?.port()
+    );
+    axum::serve(listener, site(released, Portal::new(channel_id, fake))?)
+        .with_graceful_shutdown(interrupted())
+        .await?;
     Ok(())
 }
 

@@ -26,7 +26,11 @@ const FORM: &str = "demo-form";
 type Token = Result<AuthToken, AuthTokenRejection>;
 
 /// The page with the portal. It works without a token, too: an outage of Released costs the portal, not the page.
-pub(crate) async fn roadmap(State(portal): State<Portal>, user: SignedIn, token: Token) -> Html<String> {
+pub(crate) async fn roadmap(
+    State(portal): State<Portal>,
+    user: SignedIn,
+    token: Token,
+) -> Html<String> {
     let element = portal_of(&portal).maybe_token(token.as_ref().ok());
     let body = format!(
         r#"<p class="lead">What we are building next, for customers only.</p>
@@ -39,13 +43,26 @@ pub(crate) async fn roadmap(State(portal): State<Portal>, user: SignedIn, token:
 </section>"#,
         note(&token),
     );
-    Page::new("/", "Roadmap", body).with_embeds(&portal).personal(user).render(&portal)
+    Page::new("/", "Roadmap", body)
+        .with_embeds(&portal)
+        .personal(user)
+        .render(&portal)
 }
 
 /// A widget, and a form that a button opens. One token serves both.
-pub(crate) async fn widget(State(portal): State<Portal>, user: SignedIn, token: Token) -> Html<String> {
-    let widget = embed::widget(&portal.channel_id).title("What's new").position(Position::BottomRight).trigger("#news");
-    let form = embed::form(FORM).title("Tell us").placeholder("What do you miss?").dialog(true);
+pub(crate) async fn widget(
+    State(portal): State<Portal>,
+    user: SignedIn,
+    token: Token,
+) -> Html<String> {
+    let widget = embed::widget(&portal.channel_id)
+        .title("What's new")
+        .position(Position::BottomRight)
+        .trigger("#news");
+    let form = embed::form(FORM)
+        .title("Tell us")
+        .placeholder("What do you miss?")
+        .dialog(true);
     let body = format!(
         r#"<p class="lead">One token is enough for all the embeds of a page.</p>
 <p><button type="button" id="news">What's new</button>
@@ -57,7 +74,10 @@ pub(crate) async fn widget(State(portal): State<Portal>, user: SignedIn, token: 
         form.maybe_token(token.as_ref().ok()),
         note(&token),
     );
-    Page::new("/widget", "Widget and form", body).with_embeds(&portal).personal(user).render(&portal)
+    Page::new("/widget", "Widget and form", body)
+        .with_embeds(&portal)
+        .personal(user)
+        .render(&portal)
 }
 
 /// The portal under a Content-Security-Policy that allows nothing by itself.
@@ -74,7 +94,9 @@ pub(crate) async fn strict(
 <p class="note">The <code>CspLayer</code> added what the embed needs, because there is a token. {}</p>"#,
         note(&token),
     );
-    let page = Page::new("/strict", "Strict policy", body).with_embeds(&portal).personal(user);
+    let page = Page::new("/strict", "Strict policy", body)
+        .with_embeds(&portal)
+        .personal(user);
     page.with_nonce(&nonce).render(&portal)
 }
 
@@ -86,8 +108,13 @@ pub(crate) async fn cacheable(State(portal): State<Portal>) -> impl IntoResponse
 {element}
 <p class="note" id="script-note">The script asks for a token …</p>"#
     );
-    let page = Page::new("/static", "Cached page", body).with_embeds(&portal).with_token_script();
-    ([(CACHE_CONTROL, "public, max-age=60")], page.render(&portal))
+    let page = Page::new("/static", "Cached page", body)
+        .with_embeds(&portal)
+        .with_token_script();
+    (
+        [(CACHE_CONTROL, "public, max-age=60")],
+        page.render(&portal),
+    )
 }
 
 /// The same under a policy that allows nothing by itself. A nonce is never cached, so neither is this page.
@@ -96,10 +123,15 @@ pub(crate) async fn cacheable_strict(
     Extension(Nonce(nonce)): Extension<Nonce>,
 ) -> impl IntoResponse {
     let element = portal_of(&portal).token_from("/api/released-token");
-    let body = format!(r#"{element}<p class="note" id="script-note">The script asks for a token …</p>"#);
-    let page =
-        Page::new("/static-strict", "Script under a strict policy", body).with_embeds(&portal).with_token_script();
-    ([(CACHE_CONTROL, "no-store")], page.with_nonce(&nonce).render(&portal))
+    let body =
+        format!(r#"{element}<p class="note" id="script-note">The script asks for a token …</p>"#);
+    let page = Page::new("/static-strict", "Script under a strict policy", body)
+        .with_embeds(&portal)
+        .with_token_script();
+    (
+        [(CACHE_CONTROL, "no-store")],
+        page.with_nonce(&nonce).render(&portal),
+    )
 }
 
 /// A page into which htmx swaps the portal.
@@ -109,8 +141,12 @@ pub(crate) async fn swap(State(portal): State<Portal>, user: SignedIn) -> Html<S
 <button type="button" id="by-script" hx-get="/swap/portal?by=script" hx-target="#slot">Swap in, for the script</button></p>
 <div id="slot" hx-history="false"></div>
 <p class="note" id="script-note"></p>"##;
-    let page = Page::new("/swap", "Swapped in", body.to_owned()).with_embeds(&portal).with_token_script();
-    page.with_head(r#"<script src="/htmx.js" defer></script>"#).personal(user).render(&portal)
+    let page = Page::new("/swap", "Swapped in", body.to_owned())
+        .with_embeds(&portal)
+        .with_token_script();
+    page.with_head(r#"<script src="/htmx.js" defer></script>"#)
+        .personal(user)
+        .render(&portal)
 }
 
 /// What is swapped in: a fragment with a token of its own, or one for which the script fetches it.
@@ -129,7 +165,9 @@ pub(crate) async fn portal_fragment(
 /// A page without an embed. It is outside of the layer, so nothing is minted for it.
 pub(crate) async fn about(State(portal): State<Portal>, user: SignedIn) -> Html<String> {
     let source = match portal.fake {
-        Some(_) => "a fake of Released that runs in this process; its embeds only show whom it verified",
+        Some(_) => {
+            "a fake of Released that runs in this process; its embeds only show whom it verified"
+        }
         None => "Released itself",
     };
     let body = format!(
@@ -137,11 +175,15 @@ pub(crate) async fn about(State(portal): State<Portal>, user: SignedIn) -> Html<
 <p>Its route stands outside of the <code>ReleasedTokenLayer</code>, so no token was minted for it.</p>
 <p>Tokens come from {source}.</p>"#
     );
-    Page::new("/about", "About", body).personal(user).render(&portal)
+    Page::new("/about", "About", body)
+        .personal(user)
+        .render(&portal)
 }
 
 fn portal_of(portal: &Portal) -> embed::Page {
-    embed::page(&portal.channel_id).modules(Modules::All).color_scheme(ColorScheme::System)
+    embed::page(&portal.channel_id)
+        .modules(Modules::All)
+        .color_scheme(ColorScheme::System)
 }
 
 fn note(token: &Token) -> String {
@@ -176,7 +218,15 @@ struct Page {
 impl Page {
     fn new(path: &'static str, title: &'static str, body: String) -> Self {
         let scripts = vec![embed::script().src("/demo.js")];
-        Self { path, title, body, scripts, head: "", user: None, nonce: None }
+        Self {
+            path,
+            title,
+            body,
+            scripts,
+            head: "",
+            user: None,
+            nonce: None,
+        }
     }
 
     fn with_embeds(mut self, portal: &Portal) -> Self {
@@ -188,7 +238,8 @@ impl Page {
     }
 
     fn with_token_script(mut self) -> Self {
-        self.scripts.push(embed::token_script_tag("/released-token.js"));
+        self.scripts
+            .push(embed::token_script_tag("/released-token.js"));
         self
     }
 
@@ -218,17 +269,34 @@ impl Page {
             head.push_str(&script.to_string());
         }
         let navigation = NAVIGATION.iter().map(|(path, name)| {
-            let current = if *path == self.path { " aria-current=\"page\"" } else { "" };
+            let current = if *path == self.path {
+                " aria-current=\"page\""
+            } else {
+                ""
+            };
             format!("<a href=\"{path}\"{current}>{name}</a>")
         });
         // A page that is the same for everybody says nothing of the moment.
-        let current = if self.user.is_some() { portal.fault.lock().ok().map(|fault| fault.clone()) } else { None };
-        let footer = if portal.fake.is_some() { faults(&current.unwrap_or_default()) } else { String::new() };
+        let current = if self.user.is_some() {
+            portal.fault.lock().ok().map(|fault| fault.clone())
+        } else {
+            None
+        };
+        let footer = if portal.fake.is_some() {
+            faults(&current.unwrap_or_default())
+        } else {
+            String::new()
+        };
         Html(
             include_str!("assets/page.html")
                 .replace("{title}", self.title)
                 .replace("{head}", &head)
-                .replace("{account}", &self.user.map_or_else(String::new, |user| account(user.as_deref())))
+                .replace(
+                    "{account}",
+                    &self
+                        .user
+                        .map_or_else(String::new, |user| account(user.as_deref())),
+                )
                 .replace("{navigation}", &navigation.collect::<String>())
                 .replace("{footer}", &footer)
                 .replace("{body}", &self.body),
@@ -238,8 +306,12 @@ impl Page {
 
 /// The buttons to break Released with.
 fn faults(current: &str) -> String {
-    const FAULTS: &[(&str, &str)] =
-        &[("well", "well"), ("slow", "slow"), ("down", "down"), ("late", "late: its tokens have expired")];
+    const FAULTS: &[(&str, &str)] = &[
+        ("well", "well"),
+        ("slow", "slow"),
+        ("down", "down"),
+        ("late", "late: its tokens have expired"),
+    ];
     let buttons = FAULTS.iter().map(|(fault, name)| {
         let pressed = *fault == current;
         format!(r#"<button name="fault" value="{fault}" aria-pressed="{pressed}">{name}</button>"#)
@@ -252,12 +324,21 @@ fn faults(current: &str) -> String {
 
 /// The buttons to sign in with.
 fn account(user: Option<&CurrentUser>) -> String {
-    let choices = USERS.iter().map(|choice| (choice.id, choice.name)).chain([("nobody", "Nobody")]);
+    let choices = USERS
+        .iter()
+        .map(|choice| (choice.id, choice.name))
+        .chain([("nobody", "Nobody")]);
     let buttons = choices.map(|(id, name)| {
         let pressed = user.map_or("nobody", |user| user.id) == id;
-        format!(r#"<button name="user" value="{id}" aria-pressed="{pressed}">{}</button>"#, Escaped(name))
+        format!(
+            r#"<button name="user" value="{id}" aria-pressed="{pressed}">{}</button>"#,
+            Escaped(name)
+        )
     });
-    format!(r#"<form method="post" action="/sign-in" aria-label="Signed in as">{}</form>"#, buttons.collect::<String>())
+    format!(
+        r#"<form method="post" action="/sign-in" aria-label="Signed in as">{}</form>"#,
+        buttons.collect::<String>()
+    )
 }
 
 /// Text between tags.

@@ -14,7 +14,9 @@ use serde::Deserialize;
 use tower_released::embed::csp::{self, CspLayer, InvalidSource};
 use tower_released::embed::token_script;
 use tower_released::testing::{FakeReleased, Reply};
-use tower_released::{MintTiming, ReleasedClient, ReleasedTokenLayer, User, from_extension, token_endpoint};
+use tower_released::{
+    MintTiming, ReleasedClient, ReleasedTokenLayer, User, from_extension, token_endpoint,
+};
 use tracing::info;
 
 use crate::pages;
@@ -30,13 +32,21 @@ pub(crate) struct Portal {
 
 impl Portal {
     pub(crate) fn new(channel_id: impl Into<String>, fake: Option<Arc<FakeReleased>>) -> Self {
-        Self { channel_id: channel_id.into(), fake, fault: Arc::new(Mutex::new("well".to_owned())) }
+        Self {
+            channel_id: channel_id.into(),
+            fake,
+            fault: Arc::new(Mutex::new("well".to_owned())),
+        }
     }
 }
 
 pub(crate) fn site(released: ReleasedClient, portal: Portal) -> Result<Router, InvalidSource> {
     let vouch = |user: &CurrentUser| {
-        User::new(user.id, user.email).map(|vouched| vouched.with_name(user.name).with_avatar_url(user.avatar_url))
+        User::new(user.id, user.email).map(|vouched| {
+            vouched
+                .with_name(user.name)
+                .with_avatar_url(user.avatar_url)
+        })
     };
     let layer = ReleasedTokenLayer::new(released, from_extension(vouch));
 
@@ -67,8 +77,9 @@ pub(crate) fn site(released: ReleasedClient, portal: Portal) -> Result<Router, I
         .route_layer(layer.clone());
 
     // What the endpoint refuses is not minted for.
-    let api =
-        Router::new().route("/api/released-token", post(api_token)).route_layer(layer.timing(MintTiming::OnExtraction));
+    let api = Router::new()
+        .route("/api/released-token", post(api_token))
+        .route_layer(layer.timing(MintTiming::OnExtraction));
 
     Ok(Router::new()
         .merge(pages)
@@ -82,9 +93,18 @@ pub(crate) fn site(released: ReleasedClient, portal: Portal) -> Result<Router, I
         .route("/sign-in", post(sign_in))
         .route("/fault", post(fault))
         .route("/released-token.js", get(token_script))
-        .route("/demo.css", get(async || asset("text/css", include_str!("assets/demo.css"))))
-        .route("/demo.js", get(async || asset("text/javascript", include_str!("assets/demo.js"))))
-        .route("/htmx.js", get(async || asset("text/javascript", include_str!("assets/htmx.min.js"))))
+        .route(
+            "/demo.css",
+            get(async || asset("text/css", include_str!("assets/demo.css"))),
+        )
+        .route(
+            "/demo.js",
+            get(async || asset("text/javascript", include_str!("assets/demo.js"))),
+        )
+        .route(
+            "/htmx.js",
+            get(async || asset("text/javascript", include_str!("assets/htmx.min.js"))),
+        )
         // Outermost, so that the resolver finds who is signed in.
         .layer(from_fn(authenticate))
         .with_state(portal))
@@ -122,8 +142,14 @@ pub(crate) const USERS: &[CurrentUser] = &[
 
 /// Leaves the signed-in user in the request's extensions, as authentication layers do.
 async fn authenticate(mut request: Request, next: Next) -> Response {
-    let cookies = request.headers().get_all(COOKIE).iter().filter_map(|cookies| cookies.to_str().ok());
-    let id = cookies.flat_map(|cookies| cookies.split("; ")).find_map(|cookie| cookie.strip_prefix("demo-user="));
+    let cookies = request
+        .headers()
+        .get_all(COOKIE)
+        .iter()
+        .filter_map(|cookies| cookies.to_str().ok());
+    let id = cookies
+        .flat_map(|cookies| cookies.split("; "))
+        .find_map(|cookie| cookie.strip_prefix("demo-user="));
     // Ada is signed in at first, so that there is something to see.
     let id = id.unwrap_or("ada");
     if let Some(user) = USERS.iter().find(|user| user.id == id).copied() {
@@ -138,8 +164,18 @@ struct SignIn {
 }
 
 async fn sign_in(Form(SignIn { user }): Form<SignIn>) -> impl IntoResponse {
-    let id = USERS.iter().map(|user| user.id).find(|id| *id == user).unwrap_or("nobody");
-    ([(SET_COOKIE, format!("demo-user={id}; Path=/; HttpOnly; SameSite=Lax"))], Redirect::to("/"))
+    let id = USERS
+        .iter()
+        .map(|user| user.id)
+        .find(|id| *id == user)
+        .unwrap_or("nobody");
+    (
+        [(
+            SET_COOKIE,
+            format!("demo-user={id}; Path=/; HttpOnly; SameSite=Lax"),
+        )],
+        Redirect::to("/"),
+    )
 }
 
 #[derive(Deserialize)]
@@ -191,7 +227,13 @@ async fn strictest_policy(mut request: Request, next: Next) -> Response {
 }
 
 fn asset(kind: &'static str, content: &'static str) -> impl IntoResponse {
-    ([(CONTENT_TYPE, format!("{kind}; charset=utf-8")), (CACHE_CONTROL, "no-cache".to_owned())], content)
+    (
+        [
+            (CONTENT_TYPE, format!("{kind}; charset=utf-8")),
+            (CACHE_CONTROL, "no-cache".to_owned()),
+        ],
+        content,
+    )
 }
 
 /// Whoever is signed in, for pages that greet them.

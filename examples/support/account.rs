@@ -6,7 +6,11 @@ use std::ffi::OsString;
 ///
 /// A variable that is empty counts as not set, as it does for `ReleasedClient::from_env`.
 pub(crate) fn is_named_by(variable: impl Fn(&str) -> Option<OsString>) -> bool {
-    ["RELEASED_ACCOUNT_ID", "RELEASED_SHARED_SECRET", "RELEASED_SHARED_SECRET_FILE"]
-        .into_iter()
-        .any(|name| variable(name).is_some_and(|value| !value.is_empty()))
+    [
+        "RELEASED_ACCOUNT_ID",
+        "RELEASED_SHARED_SECRET",
+        "RELEASED_SHARED_SECRET_FILE",
+    ]
+    .into_iter()
+    .any(|name| variable(name).is_some_and(|value| !value.is_empty()))
 }

@@ -21,8 +21,15 @@ struct Roadmap<'a> {
 
 /// In an application, a handler calls it with the `Option<AuthToken>` that it took.
 fn roadmap<'a>(title: &'a str, token: Option<&AuthToken>) -> Roadmap<'a> {
-    let portal = embed::page("YOUR-CHANNEL").modules(Modules::Roadmap).title(title).maybe_token(token);
-    Roadmap { title, script: embed::script(), portal }
+    let portal = embed::page("YOUR-CHANNEL")
+        .modules(Modules::Roadmap)
+        .title(title)
+        .maybe_token(token);
+    Roadmap {
+        title,
+        script: embed::script(),
+        portal,
+    }
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -11,10 +11,19 @@ const ROADMAP: &str = "<!doctype html>
 <body>{{ portal }}</body>";
 
 /// In an application, a handler calls it with the `Option<AuthToken>` that it took.
-fn roadmap(templates: &Environment<'_>, title: &str, token: Option<&AuthToken>) -> Result<String, minijinja::Error> {
-    let portal = embed::page("YOUR-CHANNEL").modules(Modules::Roadmap).title(title).maybe_token(token);
+fn roadmap(
+    templates: &Environment<'_>,
+    title: &str,
+    token: Option<&AuthToken>,
+) -> Result<String, minijinja::Error> {
+    let portal = embed::page("YOUR-CHANNEL")
+        .modules(Modules::Roadmap)
+        .title(title)
+        .maybe_token(token);
     let (script, portal) = (Value::from(embed::script()), Value::from(portal));
-    templates.get_template("roadmap.html")?.render(context! { title, script, portal })
+    templates
+        .get_template("roadmap.html")?
+        .render(context! { title, script, portal })
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

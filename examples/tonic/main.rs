@@ -32,10 +32,19 @@ struct Portals;
 
 #[tonic::async_trait]
 impl Roadmap for Portals {
-    async fn portal(&self, request: Request<PortalRequest>) -> Result<Response<PortalReply>, Status> {
+    async fn portal(
+        &self,
+        request: Request<PortalRequest>,
+    ) -> Result<Response<PortalReply>, Status> {
         // With `reject_without_token` and the filter `always`, no request comes here without one.
-        let token = request.extensions().get::<AuthToken>().ok_or_else(|| Status::internal("no ReleasedTokenLayer"))?;
-        Ok(Response::new(PortalReply { channel_id: "demo".to_owned(), auth_token: Some(token.to_string()) }))
+        let token = request
+            .extensions()
+            .get::<AuthToken>()
+            .ok_or_else(|| Status::internal("no ReleasedTokenLayer"))?;
+        Ok(Response::new(PortalReply {
+            channel_id: "demo".to_owned(),
+            auth_token: Some(token.to_string()),
+        }))
     }
 }
 
@@ -44,15 +53,23 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().init();
 
     let is_real = account::is_named_by(|name| env::var_os(name));
-    let fake = if is_real { None } else { Some(FakeReleased::start().await?) };
-    let released = fake.as_ref().map_or_else(ReleasedClient::from_env, FakeReleased::client)?;
+    let fake = if is_real {
+        None
+    } else {
+        Some(FakeReleased::start().await?)
+    };
+    let released = fake
+        .as_ref()
+        .map_or_else(ReleasedClient::from_env, FakeReleased::client)?;
 
     // Trust such metadata only from a proxy in front that sets it.
     let signed_in = resolver_fn(|parts: &Parts| {
         let id = parts.headers.get("x-user").and_then(|id| id.to_str().ok());
         ready(id.map(|id| User::new(id, format!("{id}@example.com"))))
     });
-    let layer = ReleasedTokenLayer::new(released, signed_in).mint_when(always).reject_without_token();
+    let layer = ReleasedTokenLayer::new(released, signed_in)
+        .mint_when(always)
+        .reject_without_token();
 
     let port = env::var("PORT").map_or(Ok(50051), |port| port.parse::<u16>())?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
@@ -68,9 +85,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut as_ada = Request::new(PortalRequest {});
     as_ada.metadata_mut().insert("x-user", "ada".parse()?);
     let portal = client.portal(as_ada).await?.into_inner();
-    info!("as Ada: a token of {} characters", portal.auth_token().len());
+    info!(
+        "as Ada: a token of {} characters",
+        portal.auth_token().len()
+    );
 
-    let refusal = client.portal(PortalRequest {}).await.expect_err("nobody is signed in");
+    let refusal = client
+        .portal(PortalRequest {})
+        .await
+        .expect_err("nobody is signed in");
     assert_eq!(refusal.code(), Code::Unauthenticated);
     info!("as nobody: {refusal}");
 

@@ -31,7 +31,10 @@ impl<S: Send + Sync> FromRequestParts<S> for AuthToken {
 impl<S: Send + Sync> OptionalFromRequestParts<S> for AuthToken {
     type Rejection = AuthTokenRejection;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Option<Self>, AuthTokenRejection> {
+    async fn from_request_parts(
+        parts: &mut Parts,
+        state: &S,
+    ) -> Result<Option<Self>, AuthTokenRejection> {
         match <Self as FromRequestParts<S>>::from_request_parts(parts, state).await {
             Err(missing @ AuthTokenRejection::MissingLayer) => Err(missing),
             token => Ok(token.ok()),
@@ -52,7 +55,10 @@ impl<S: Send + Sync> FromRequestParts<S> for PendingToken {
 impl<S: Send + Sync> OptionalFromRequestParts<S> for PendingToken {
     type Rejection = AuthTokenRejection;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, AuthTokenRejection> {
+    async fn from_request_parts(
+        parts: &mut Parts,
+        _: &S,
+    ) -> Result<Option<Self>, AuthTokenRejection> {
         match pending(parts) {
             Err(missing @ AuthTokenRejection::MissingLayer) => Err(missing),
             pending => Ok(pending.ok()),
@@ -71,9 +77,13 @@ fn pending(parts: &Parts) -> Result<PendingToken, AuthTokenRejection> {
 impl IntoResponse for AuthTokenRejection {
     fn into_response(self) -> Response {
         match self {
-            Self::MissingLayer => warn!("a handler asked for an auth token that it cannot have: {self}"),
+            Self::MissingLayer => {
+                warn!("a handler asked for an auth token that it cannot have: {self}")
+            }
             // Anybody can send the headers that the filter goes by.
-            Self::Skipped => debug!("a handler asked for an auth token that it cannot have: {self}"),
+            Self::Skipped => {
+                debug!("a handler asked for an auth token that it cannot have: {self}")
+            }
             Self::Anonymous | Self::Mint(_) => {}
         }
         let mut response = (self.status(), self.body_text()).into_response();

@@ -74,12 +74,17 @@ where
         let (mut parts, state, f) = (parts.clone(), state.clone(), f.clone());
         async move {
             // Mapped at once: a rejection need not be `Send`, so it must not live across the next await.
-            let extracted =
-                E::from_request_parts(&mut parts, &state).await.map_err(|rejection| rejection.into_response().status());
+            let extracted = E::from_request_parts(&mut parts, &state)
+                .await
+                .map_err(|rejection| rejection.into_response().status());
             match extracted {
                 Ok(extracted) => f(extracted).await.into_user(),
                 Err(status) if means_nobody(status) => Ok(None),
-                Err(status) => Err(ExtractorRejected { extractor: type_name::<E>(), status }.into()),
+                Err(status) => Err(ExtractorRejected {
+                    extractor: type_name::<E>(),
+                    status,
+                }
+                .into()),
             }
         }
     })

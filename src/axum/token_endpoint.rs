@@ -54,12 +54,24 @@ use crate::token::AuthToken;
 /// ```
 pub async fn token_endpoint(mut parts: Parts) -> Response {
     if parts.method != Method::POST {
-        let mut response = no_store(StatusCode::METHOD_NOT_ALLOWED, &Failure { error: "Only POST is answered." });
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+        let mut response = no_store(
+            StatusCode::METHOD_NOT_ALLOWED,
+            &Failure {
+                error: "Only POST is answered.",
+            },
+        );
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("POST"));
         return response;
     }
     if is_cross_site(&parts) {
-        return no_store(StatusCode::FORBIDDEN, &Failure { error: "Another site may not ask for a token." });
+        return no_store(
+            StatusCode::FORBIDDEN,
+            &Failure {
+                error: "Another site may not ask for a token.",
+            },
+        );
     }
     match <AuthToken as FromRequestParts<()>>::from_request_parts(&mut parts, &()).await {
         Ok(token) => {
@@ -67,7 +79,12 @@ pub async fn token_endpoint(mut parts: Parts) -> Response {
             no_store(StatusCode::OK, &Minted { token, expires_in })
         }
         Err(rejection) => {
-            let mut response = no_store(rejection.status(), &Failure { error: &rejection.body_text() });
+            let mut response = no_store(
+                rejection.status(),
+                &Failure {
+                    error: &rejection.body_text(),
+                },
+            );
             rejection.insert_headers(response.headers_mut());
             response
         }
@@ -104,16 +121,26 @@ fn is_cross_site(parts: &Parts) -> bool {
     const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
     let mut sites = parts.headers.get_all(SEC_FETCH_SITE).iter();
     if let Some(site) = sites.next() {
-        return sites.next().is_some() || !["same-origin", "same-site", "none"].iter().any(|good| site == good);
+        return sites.next().is_some()
+            || !["same-origin", "same-site", "none"]
+                .iter()
+                .any(|good| site == good);
     }
-    let Some(origin) = parts.headers.get(ORIGIN) else { return false };
+    let Some(origin) = parts.headers.get(ORIGIN) else {
+        return false;
+    };
     let host = match parts.uri.authority() {
         Some(authority) => Some(authority.as_str()),
         None => parts.headers.get(HOST).and_then(|host| host.to_str().ok()),
     };
     // `Origin: null` has no scheme, and is of no site.
-    let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
-    let (Some((scheme, origin)), Some(host)) = (origin, host) else { return true };
+    let origin = origin
+        .to_str()
+        .ok()
+        .and_then(|origin| origin.split_once("://"));
+    let (Some((scheme, origin)), Some(host)) = (origin, host) else {
+        return true;
+    };
     // Browsers leave a scheme's own port out, some proxies add it.
     let own_port = if scheme == "https" { ":443" } else { ":80" };
     !origin.eq_ignore_ascii_case(host.strip_suffix(own_port).unwrap_or(host))

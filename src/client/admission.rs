@@ -45,7 +45,12 @@ impl Admission {
     pub(crate) fn new(config: CircuitConfig, deadline: Duration) -> Self {
         metrics::circuit_closed();
         let config = config.within_bounds();
-        Self { deadline, users: RandomState::new(), state: Mutex::new(State::new(&config)), config }
+        Self {
+            deadline,
+            users: RandomState::new(),
+            state: Mutex::new(State::new(&config)),
+            config,
+        }
     }
 
     /// Lets a mint through that starts now, or tells why not and after how long it makes sense to try again.
@@ -53,7 +58,13 @@ impl Admission {
         let expires = now + self.deadline + GRACE;
         self.change(|state, _| {
             let is_probe = state.admit(now, expires)?;
-            Ok(Ticket { admission: self, era: state.era, expires, is_probe, reported: false })
+            Ok(Ticket {
+                admission: self,
+                era: state.era,
+                expires,
+                is_probe,
+                reported: false,
+            })
         })
     }
 
@@ -77,7 +88,9 @@ impl Admission {
         // A change, for the gauge: a hold may be over that no mint has met since.
         self.change(|state, _| {
             let age = |at: Instant| now.saturating_duration_since(at);
-            let last_error = state.last_error.map(|(kind, at)| LastError { kind, age: age(at) });
+            let last_error = state
+                .last_error
+                .map(|(kind, at)| LastError { kind, age: age(at) });
             (state.told(now), state.last_success.map(age), last_error)
         })
     }
@@ -105,7 +118,11 @@ impl Admission {
                 Some(error) => state.last_error = Some((error.kind(), now)),
             }
             if ticket.era == state.era {
-                let judge = if ticket.is_probe { State::judge_by_probe } else { State::judge };
+                let judge = if ticket.is_probe {
+                    State::judge_by_probe
+                } else {
+                    State::judge
+                };
                 news.circuit = judge(state, verdict, now, &self.config);
             }
             // What Released asks for holds whatever became of the circuit. A mint that was itself turned away by a hold
@@ -179,7 +196,8 @@ impl Drop for Ticket<'_> {
         if !self.is_probe || self.reported {
             return;
         }
-        self.admission.change(|state, _| state.give_up_probe(self.era, Instant::now()));
+        self.admission
+            .change(|state, _| state.give_up_probe(self.era, Instant::now()));
     }
 }
 
@@ -216,7 +234,10 @@ mod tests {
 
     fn end(ticket: Ticket<'_>, verdict: Verdict<'_>) {
         let error = MintError::new(MintErrorKind::Unavailable);
-        ticket.report(verdict, (!matches!(verdict, Verdict::Success)).then_some(&error));
+        ticket.report(
+            verdict,
+            (!matches!(verdict, Verdict::Success)).then_some(&error),
+        );
     }
 
     fn report(admission: &Admission, verdict: Verdict<'_>) {
@@ -233,7 +254,9 @@ mod tests {
 
     fn held(admission: &Admission, kind: MintErrorKind, seconds: u64) {
         let error = MintError::new(kind).with_retry_after(Duration::from_secs(seconds));
-        admit(admission).expect("admitted").report(Verdict::Unrelated, Some(&error));
+        admit(admission)
+            .expect("admitted")
+            .report(Verdict::Unrelated, Some(&error));
     }
 
     fn opened() -> Admission {
@@ -259,7 +282,10 @@ mod tests {
         report(&admission, Verdict::Failure);
         let (kind, left) = turned_away(&admission);
         assert_eq!(kind, MintErrorKind::CircuitOpen);
-        assert!(left >= Duration::from_secs(4) && left <= Duration::from_secs(6), "{left:?}");
+        assert!(
+            left >= Duration::from_secs(4) && left <= Duration::from_secs(6),
+            "{left:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -309,8 +335,16 @@ mod tests {
         advance(Duration::from_secs(6)).await;
         let probe = admit(&admission).expect("the probe");
         assert!(probe.is_probe());
-        assert_eq!(turned_away(&admission), (MintErrorKind::CircuitOpen, PROBE_TAKES));
-        assert_eq!(admission.status().0, CircuitState::Probing { reason: CircuitReason::Failing });
+        assert_eq!(
+            turned_away(&admission),
+            (MintErrorKind::CircuitOpen, PROBE_TAKES)
+        );
+        assert_eq!(
+            admission.status().0,
+            CircuitState::Probing {
+                reason: CircuitReason::Failing
+            }
+        );
         end(probe, Verdict::Success);
         assert!(!is_open(&admission));
         report(&admission, Verdict::Success);
@@ -321,7 +355,10 @@ mod tests {
         let admission = opened();
         advance(Duration::from_secs(6)).await;
         drop(admit(&admission).expect("the probe"));
-        end(admit(&admission).expect("the next probe"), Verdict::Unrelated);
+        end(
+            admit(&admission).expect("the next probe"),
+            Verdict::Unrelated,
+        );
         assert!(!is_open(&admission), "an answer is a sign of life");
     }
 
@@ -362,9 +399,12 @@ mod tests {
 
         // Pages that left their mints alone are no outage, nor do they ask for patience.
         let admission = self::admission();
-        let parked: Vec<_> = (0..10).map(|_| admit(&admission).expect("admitted")).collect();
+        let parked: Vec<_> = (0..10)
+            .map(|_| admit(&admission).expect("admitted"))
+            .collect();
         advance(late).await;
-        let error = MintError::new(MintErrorKind::Timeout).with_retry_after(Duration::from_secs(20));
+        let error =
+            MintError::new(MintErrorKind::Timeout).with_retry_after(Duration::from_secs(20));
         for ticket in parked {
             ticket.report(Verdict::Failure, Some(&error));
         }
@@ -380,7 +420,14 @@ mod tests {
         for (admission, is_refused) in [(opened(), false), (refusing, true)] {
             for (user, seconds) in (0..).zip([10, 20, 40, 60, 60, 60]) {
                 advance(Duration::from_secs(72)).await;
-                report(&admission, if is_refused { Verdict::Refused(&wrong, user) } else { Verdict::Failure });
+                report(
+                    &admission,
+                    if is_refused {
+                        Verdict::Refused(&wrong, user)
+                    } else {
+                        Verdict::Failure
+                    },
+                );
                 let left = turned_away(&admission).1.as_secs_f64() / f64::from(seconds);
                 assert!((0.8..=1.2).contains(&left), "{left} of {seconds} s");
             }
@@ -389,14 +436,20 @@ mod tests {
             for _ in 0..5 {
                 report(&admission, Verdict::Failure);
             }
-            assert!(turned_away(&admission).1 <= Duration::from_secs(6), "it starts anew");
+            assert!(
+                turned_away(&admission).1 <= Duration::from_secs(6),
+                "it starts anew"
+            );
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_was_admitted_before_it_opened_says_nothing_afterwards() {
         let admission = admission();
-        let (late_success, late_failure) = (admit(&admission).expect("one"), admit(&admission).expect("two"));
+        let (late_success, late_failure) = (
+            admit(&admission).expect("one"),
+            admit(&admission).expect("two"),
+        );
         for _ in 0..5 {
             report(&admission, Verdict::Failure);
         }
@@ -419,7 +472,10 @@ mod tests {
         refuse(&admission, &wrong, 1);
         let (kind, left) = turned_away(&admission);
         assert_eq!(kind, MintErrorKind::Unauthorized);
-        assert!(left >= Duration::from_secs(4) && left <= Duration::from_secs(6), "{left:?}");
+        assert!(
+            left >= Duration::from_secs(4) && left <= Duration::from_secs(6),
+            "{left:?}"
+        );
         assert!(!admission.close_for(&wrong));
         assert!(is_open(&admission));
         assert!(admission.close_for(&secret("another")));
@@ -435,7 +491,11 @@ mod tests {
             refuse(&admission, &secret("refuses one user"), 1);
         }
         for user in 0..100 {
-            refuse(&admission, &secret(if user % 2 == 0 { "one" } else { "another" }), user);
+            refuse(
+                &admission,
+                &secret(if user % 2 == 0 { "one" } else { "another" }),
+                user,
+            );
         }
         for user in 0..100 {
             refuse(&admission, &secret("good"), user);
@@ -453,7 +513,10 @@ mod tests {
             (Verdict::Success, None),
             (Verdict::Unrelated, None),
             (Verdict::Refused(&another, 1), None),
-            (Verdict::Refused(&wrong, 1), Some(MintErrorKind::Unauthorized)),
+            (
+                Verdict::Refused(&wrong, 1),
+                Some(MintErrorKind::Unauthorized),
+            ),
             // Now it is Released that fails, and the secret may be right by now.
             (Verdict::Failure, Some(MintErrorKind::CircuitOpen)),
         ] {
@@ -461,27 +524,44 @@ mod tests {
             (0..5).for_each(|user| refuse(&admission, &wrong, user));
             advance(Duration::from_secs(6)).await;
             report(&admission, verdict);
-            assert_eq!(admit(&admission).err().map(|error| error.kind()), turns_away, "{verdict:?}");
+            assert_eq!(
+                admit(&admission).err().map(|error| error.kind()),
+                turns_away,
+                "{verdict:?}"
+            );
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn it_is_held_as_long_as_was_asked_for() {
         let admission = admission();
-        let early = [admit(&admission).expect("admitted"), admit(&admission).expect("admitted")];
+        let early = [
+            admit(&admission).expect("admitted"),
+            admit(&admission).expect("admitted"),
+        ];
         held(&admission, MintErrorKind::RateLimited, 30);
         advance(Duration::from_secs(2)).await;
         // Mints that were under way neither shorten it, nor does one that it turned away make it longer.
         let [first, second] = early;
-        let shorter = MintError::new(MintErrorKind::Unavailable).with_retry_after(Duration::from_secs(5));
+        let shorter =
+            MintError::new(MintErrorKind::Unavailable).with_retry_after(Duration::from_secs(5));
         first.report(Verdict::Failure, Some(&shorter));
         let error = admission.check_hold(Instant::now()).expect_err("held");
         advance(Duration::from_secs(1)).await;
         second.report(Verdict::Throttled, Some(&error));
 
-        assert_eq!(turned_away(&admission), (MintErrorKind::RateLimited, Duration::from_secs(27)));
+        assert_eq!(
+            turned_away(&admission),
+            (MintErrorKind::RateLimited, Duration::from_secs(27))
+        );
         let remaining = Duration::from_secs(27);
-        assert_eq!(admission.status().0, CircuitState::Open { reason: CircuitReason::Throttled, remaining });
+        assert_eq!(
+            admission.status().0,
+            CircuitState::Open {
+                reason: CircuitReason::Throttled,
+                remaining
+            }
+        );
         advance(remaining).await;
         assert!(!is_open(&admission));
         assert!(!admit(&admission).expect("admitted").is_probe());
@@ -493,9 +573,15 @@ mod tests {
     async fn a_hold_outlasts_a_circuit_that_closes_and_is_outlasted_by_one_that_does_not() {
         let admission = opened();
         advance(Duration::from_secs(6)).await;
-        let error = MintError::new(MintErrorKind::Unavailable).with_retry_after(Duration::from_secs(30));
-        admit(&admission).expect("the probe").report(Verdict::Failure, Some(&error));
-        assert_eq!(turned_away(&admission), (MintErrorKind::Unavailable, Duration::from_secs(30)));
+        let error =
+            MintError::new(MintErrorKind::Unavailable).with_retry_after(Duration::from_secs(30));
+        admit(&admission)
+            .expect("the probe")
+            .report(Verdict::Failure, Some(&error));
+        assert_eq!(
+            turned_away(&admission),
+            (MintErrorKind::Unavailable, Duration::from_secs(30))
+        );
         advance(Duration::from_secs(30)).await;
         assert!(admit(&admission).expect("the probe").is_probe());
     }

@@ -30,17 +30,25 @@ pub(crate) struct Failure {
 impl Failure {
     /// Trying again would change nothing.
     pub(crate) fn lasting(error: impl Into<MintError>) -> Self {
-        Self { error: error.into(), is_transient: false }
+        Self {
+            error: error.into(),
+            is_transient: false,
+        }
     }
 
     pub(crate) fn transient(error: impl Into<MintError>) -> Self {
-        Self { error: error.into(), is_transient: true }
+        Self {
+            error: error.into(),
+            is_transient: true,
+        }
     }
 
     /// Whether nothing was heard on the connection, or not to its end. A 408 is an answer.
     fn is_without_answer(&self) -> bool {
-        matches!(self.error.kind(), MintErrorKind::Timeout | MintErrorKind::Interrupted)
-            && self.error.status().is_none()
+        matches!(
+            self.error.kind(),
+            MintErrorKind::Timeout | MintErrorKind::Interrupted
+        ) && self.error.status().is_none()
     }
 }
 
@@ -55,7 +63,10 @@ pub(crate) struct Attempts {
 impl Attempts {
     pub(crate) fn new(config: RetryConfig) -> Self {
         let config = config.within_bounds();
-        Self { budget: TpsBudget::new(BUDGET_WINDOW, 1, config.budget), config }
+        Self {
+            budget: TpsBudget::new(BUDGET_WINDOW, 1, config.budget),
+            config,
+        }
     }
 
     /// Calls `attempt` with 1, 2, 3 until it succeeds, or there is no sense in another one; and with the time until which it
@@ -83,7 +94,11 @@ impl Attempts {
                 Ok(Err(failure)) => failure,
                 Err(_elapsed) => Failure::transient(MintError::new(MintErrorKind::Timeout)),
             };
-            let allowance = if failure.is_without_answer() { without_answer(&mut failure.error) } else { None };
+            let allowance = if failure.is_without_answer() {
+                without_answer(&mut failure.error)
+            } else {
+                None
+            };
             match self.pause_after(&failure, number, at_most, deadline, allowance.as_deref()) {
                 Some(pause) => sleep(pause).await,
                 None => return Err(failure.error),
@@ -109,7 +124,9 @@ impl Attempts {
         if asked_for > self.config.longest_retry_after {
             return None;
         }
-        let pause = self.random_pause(number, failure.error.status()).max(asked_for);
+        let pause = self
+            .random_pause(number, failure.error.status())
+            .max(asked_for);
         let left = deadline.saturating_duration_since(Instant::now());
         // The allowance and the budget last: neither takes back.
         let is_allowed = || allowance.is_some_and(Allowance::draw) || self.budget.withdraw();
@@ -123,7 +140,11 @@ impl Attempts {
             _ => 1,
         };
         let doubled = 2_u32.saturating_pow(number - 1).saturating_mul(factor);
-        let whole = self.config.first_pause.saturating_mul(doubled).min(self.config.longest_pause);
+        let whole = self
+            .config
+            .first_pause
+            .saturating_mul(doubled)
+            .min(self.config.longest_pause);
         whole.mul_f64(fastrand::f64())
     }
 }
@@ -152,7 +173,10 @@ mod tests {
     }
 
     /// Runs attempts that fail as told, and tells the result, the number of attempts and how long they took.
-    async fn run(attempts: &Attempts, fail: impl Fn(u32) -> Option<Failure>) -> (bool, u32, Duration) {
+    async fn run(
+        attempts: &Attempts,
+        fail: impl Fn(u32) -> Option<Failure>,
+    ) -> (bool, u32, Duration) {
         let (start, calls) = (Instant::now(), Cell::new(0));
         let result = attempts
             .run(
@@ -171,8 +195,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_may_succeed_is_tried_three_times() {
-        assert!(matches!(run(&attempts(), |_| None).await, (true, 1, Duration::ZERO)));
-        let (succeeded, calls, took) = run(&attempts(), |number| (number < 3).then(transient)).await;
+        assert!(matches!(
+            run(&attempts(), |_| None).await,
+            (true, 1, Duration::ZERO)
+        ));
+        let (succeeded, calls, took) =
+            run(&attempts(), |number| (number < 3).then(transient)).await;
         assert_eq!((succeeded, calls), (true, 3));
         assert!(took <= Duration::from_millis(50 + 100), "{took:?}");
         let (succeeded, calls, _) = run(&attempts(), |_| Some(transient())).await;
@@ -195,7 +223,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_lasts_is_not_tried_again() {
         let lasting = |_| Some(Failure::lasting(MintError::new(MintErrorKind::Rejected)));
-        assert!(matches!(run(&attempts(), lasting).await, (false, 1, Duration::ZERO)));
+        assert!(matches!(
+            run(&attempts(), lasting).await,
+            (false, 1, Duration::ZERO)
+        ));
     }
 
     #[tokio::test(start_paused = true)]
@@ -207,9 +238,14 @@ mod tests {
             }
             Ok::<_, Failure>(number)
         };
-        let result = attempts().run(start + DEADLINE, u32::MAX, attempt, nothing).await;
+        let result = attempts()
+            .run(start + DEADLINE, u32::MAX, attempt, nothing)
+            .await;
         assert_eq!(result.expect("the second attempt"), 2);
-        assert!(start.elapsed() >= Duration::from_millis(1500) && start.elapsed() < Duration::from_millis(1560));
+        assert!(
+            start.elapsed() >= Duration::from_millis(1500)
+                && start.elapsed() < Duration::from_millis(1560)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -219,7 +255,9 @@ mod tests {
             calls.set(number);
             async { std::future::pending::<Result<(), Failure>>().await }
         };
-        let result = attempts().run(start + DEADLINE, u32::MAX, attempt, nothing).await;
+        let result = attempts()
+            .run(start + DEADLINE, u32::MAX, attempt, nothing)
+            .await;
         assert_eq!(result.expect_err("a stall").kind(), MintErrorKind::Timeout);
         assert_eq!(calls.get(), 2);
         assert!(start.elapsed() <= DEADLINE);
@@ -234,12 +272,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_short_retry_after_is_waited_for_and_a_long_one_is_not() {
-        let (succeeded, calls, took) = run(&attempts(), |number| (number == 1).then(|| throttled(1))).await;
+        let (succeeded, calls, took) =
+            run(&attempts(), |number| (number == 1).then(|| throttled(1))).await;
         assert_eq!((succeeded, calls, took), (true, 2, Duration::from_secs(1)));
-        let (succeeded, calls, took) = run(&attempts(), |number| (number == 1).then(|| throttled(0))).await;
+        let (succeeded, calls, took) =
+            run(&attempts(), |number| (number == 1).then(|| throttled(0))).await;
         assert_eq!((succeeded, calls), (true, 2));
         assert!(took <= RetryConfig::default().first_pause * PATIENCE);
-        assert!(matches!(run(&attempts(), |_| Some(throttled(2))).await, (false, 1, Duration::ZERO)));
+        assert!(matches!(
+            run(&attempts(), |_| Some(throttled(2))).await,
+            (false, 1, Duration::ZERO)
+        ));
     }
 
     #[tokio::test(start_paused = true)]
@@ -250,7 +293,12 @@ mod tests {
             sleep(Duration::from_millis(20)).await;
             Err::<(), _>(transient())
         };
-        let result = attempts.run(start + Duration::from_millis(260), u32::MAX, attempt, nothing);
+        let result = attempts.run(
+            start + Duration::from_millis(260),
+            u32::MAX,
+            attempt,
+            nothing,
+        );
         assert!(result.await.is_err());
         assert_eq!(start.elapsed(), Duration::from_millis(20));
     }
@@ -281,15 +329,27 @@ mod tests {
             (of(MintErrorKind::Interrupted), 3),
             (of(MintErrorKind::Connect), 0),
             (transient(), 0),
-            (Failure::transient(MintError::new(MintErrorKind::Timeout).with_status(StatusCode::REQUEST_TIMEOUT)), 0),
+            (
+                Failure::transient(
+                    MintError::new(MintErrorKind::Timeout).with_status(StatusCode::REQUEST_TIMEOUT),
+                ),
+                0,
+            ),
         ] {
             let told = Cell::new(0);
             let tell = |_: &mut MintError| {
                 told.set(told.get() + 1);
                 None
             };
-            let attempt = |_, _| async { Err::<(), _>(Failure { error: failure.error.clone(), is_transient: true }) };
-            let result = attempts().run(Instant::now() + DEADLINE, u32::MAX, attempt, tell).await;
+            let attempt = |_, _| async {
+                Err::<(), _>(Failure {
+                    error: failure.error.clone(),
+                    is_transient: true,
+                })
+            };
+            let result = attempts()
+                .run(Instant::now() + DEADLINE, u32::MAX, attempt, tell)
+                .await;
             assert!(result.is_err());
             assert_eq!(told.get(), times, "{:?}", failure.error);
         }
@@ -297,18 +357,29 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_allowance_is_used_up_before_the_budget() {
-        let attempts = Attempts::new(RetryConfig { max_attempts: 2, budget: 0.0, ..RetryConfig::default() });
+        let attempts = Attempts::new(RetryConfig {
+            max_attempts: 2,
+            budget: 0.0,
+            ..RetryConfig::default()
+        });
         let (calls, allowance) = (Cell::new(0_u32), Arc::<Allowance>::default());
         (0..20).for_each(|_| allowance.earn());
         let run = async |mints| {
             let before = calls.get();
             let attempt = |_, _| {
                 calls.set(calls.get() + 1);
-                async { Err::<(), _>(Failure::transient(MintError::new(MintErrorKind::Interrupted))) }
+                async {
+                    Err::<(), _>(Failure::transient(MintError::new(
+                        MintErrorKind::Interrupted,
+                    )))
+                }
             };
             for _ in 0..mints {
-                let _ =
-                    attempts.run(Instant::now() + DEADLINE, u32::MAX, attempt, |_| Some(Arc::clone(&allowance))).await;
+                let _ = attempts
+                    .run(Instant::now() + DEADLINE, u32::MAX, attempt, |_| {
+                        Some(Arc::clone(&allowance))
+                    })
+                    .await;
             }
             calls.get() - before - mints
         };

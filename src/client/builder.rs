@@ -147,8 +147,12 @@ impl ReleasedClientBuilder {
     /// ```
     pub fn http_service<S, B>(mut self, service: S) -> Self
     where
-        S: Service<Request<Full<Bytes>>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
-            + Clone
+        S: Service<
+                Request<Full<Bytes>>,
+                Response = Response<B>,
+                Error: Into<BoxError>,
+                Future: Send,
+            > + Clone
             + Send
             + Sync
             + 'static,
@@ -180,7 +184,11 @@ impl ReleasedClientBuilder {
             return Err(Cause::AccountId.into());
         }
         let secret = Secret::new(self.secret)?;
-        let endpoint = Endpoint::parse(self.endpoint.as_deref().unwrap_or(self.api.documented_url()))?;
+        let endpoint = Endpoint::parse(
+            self.endpoint
+                .as_deref()
+                .unwrap_or(self.api.documented_url()),
+        )?;
         let pools = match self.transport {
             Some(transport) => Pools::only(transport),
             None => hyper::pools(&endpoint)?,
@@ -194,21 +202,30 @@ impl ReleasedClientBuilder {
             secret,
             exchange: Exchange::new(pools, endpoint, self.api, account_id),
         };
-        Ok(ReleasedClient { pipeline: Arc::new(pipeline) })
+        Ok(ReleasedClient {
+            pipeline: Arc::new(pipeline),
+        })
     }
 
     /// Reads the variables that Released's own examples use, and the one for the URL.
-    pub(crate) fn from_variables(variable: impl Fn(&str) -> Result<String, VarError>) -> Result<Self, ConfigError> {
+    pub(crate) fn from_variables(
+        variable: impl Fn(&str) -> Result<String, VarError>,
+    ) -> Result<Self, ConfigError> {
         let read = |name: &'static str| match variable(name) {
             // Compose files set what is left open to nothing.
             Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
             Err(VarError::NotPresent) => Ok(None),
             Err(VarError::NotUnicode(_)) => Err(ConfigError::from(Cause::VariableNotUnicode(name))),
         };
-        let require = |name: &'static str| read(name)?.ok_or_else(|| ConfigError::from(Cause::MissingVariable(name)));
+        let require = |name: &'static str| {
+            read(name)?.ok_or_else(|| ConfigError::from(Cause::MissingVariable(name)))
+        };
 
         let account_id = require("RELEASED_ACCOUNT_ID")?;
-        let secret = match (read("RELEASED_SHARED_SECRET")?, read("RELEASED_SHARED_SECRET_FILE")?) {
+        let secret = match (
+            read("RELEASED_SHARED_SECRET")?,
+            read("RELEASED_SHARED_SECRET_FILE")?,
+        ) {
             (Some(secret), None) => secret.into(),
             (None, Some(path)) => SecretFile::open(path)?.into(),
             (Some(_), Some(_)) => return Err(Cause::AmbiguousSecret.into()),
@@ -227,7 +244,9 @@ impl ReleasedClientBuilder {
 // By hand, for an endpoint that was not looked at yet may have a password in it.
 impl fmt::Debug for ReleasedClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReleasedClientBuilder").field("api", &self.api).finish_non_exhaustive()
+        f.debug_struct("ReleasedClientBuilder")
+            .field("api", &self.api)
+            .finish_non_exhaustive()
     }
 }
 
@@ -240,7 +259,9 @@ mod tests {
     fn from(variables: &[(&str, &str)]) -> Result<ReleasedClient, ConfigError> {
         ReleasedClientBuilder::from_variables(|wanted| {
             let found = variables.iter().find(|(name, _)| *name == wanted);
-            found.map(|(_, value)| (*value).to_owned()).ok_or(VarError::NotPresent)
+            found
+                .map(|(_, value)| (*value).to_owned())
+                .ok_or(VarError::NotPresent)
         })?
         .build()
     }
@@ -250,8 +271,14 @@ mod tests {
         let milliseconds = Duration::from_millis;
         let builder = ReleasedClient::builder("acc", "s3cret");
         assert_eq!(builder.deadline, milliseconds(3000));
-        assert_eq!((builder.max_in_flight, builder.queue_wait), (128, milliseconds(50)));
-        assert_eq!((CONNECT_TIMEOUT, IDLE_TIMEOUT, MAX_IDLE), (milliseconds(1000), milliseconds(30_000), 32));
+        assert_eq!(
+            (builder.max_in_flight, builder.queue_wait),
+            (128, milliseconds(50))
+        );
+        assert_eq!(
+            (CONNECT_TIMEOUT, IDLE_TIMEOUT, MAX_IDLE),
+            (milliseconds(1000), milliseconds(30_000), 32)
+        );
         let retry = RetryConfig {
             max_attempts: 3,
             attempt_timeout: milliseconds(1500),
@@ -285,15 +312,28 @@ mod tests {
         let error = from(&[SECRET]).expect_err("no account");
         assert!(error.to_string().contains("RELEASED_ACCOUNT_ID"), "{error}");
         let error = from(&[ACCOUNT]).expect_err("no secret");
-        assert!(error.to_string().contains("RELEASED_SHARED_SECRET"), "{error}");
+        assert!(
+            error.to_string().contains("RELEASED_SHARED_SECRET"),
+            "{error}"
+        );
         let error = from(&[ACCOUNT, ("RELEASED_SHARED_SECRET", " ")]).expect_err("an empty secret");
         assert_eq!(error.kind(), ConfigErrorKind::Secret);
         assert!(error.to_string().contains("is empty"), "{error}");
         let error = from(&[("RELEASED_ACCOUNT_ID", " "), SECRET]).expect_err("an empty account");
         assert_eq!(error.kind(), ConfigErrorKind::AccountId);
-        let error = from(&[ACCOUNT, SECRET, ("RELEASED_SHARED_SECRET_FILE", "/run/secret")]).expect_err("two secrets");
+        let error = from(&[
+            ACCOUNT,
+            SECRET,
+            ("RELEASED_SHARED_SECRET_FILE", "/run/secret"),
+        ])
+        .expect_err("two secrets");
         assert_eq!(error.kind(), ConfigErrorKind::AmbiguousSecret);
-        let error = from(&[ACCOUNT, SECRET, ("RELEASED_TOKEN_URL", "http://example.com")]).expect_err("plain http");
+        let error = from(&[
+            ACCOUNT,
+            SECRET,
+            ("RELEASED_TOKEN_URL", "http://example.com"),
+        ])
+        .expect_err("plain http");
         assert_eq!(error.kind(), ConfigErrorKind::Endpoint);
         assert!(error.to_string().contains("must be https"), "{error}");
     }
@@ -311,12 +351,18 @@ mod tests {
         assert!(from(&[ACCOUNT, SECRET, empty("RELEASED_SHARED_SECRET_FILE"), local]).is_ok());
         let error = from(&[ACCOUNT, empty("RELEASED_SHARED_SECRET")]).expect_err("no secret");
         assert_eq!(error.kind(), ConfigErrorKind::MissingVariable);
-        assert!(error.to_string().contains("RELEASED_SHARED_SECRET is not set"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("RELEASED_SHARED_SECRET is not set"),
+            "{error}"
+        );
     }
 
     #[test]
     fn nothing_of_the_secret_is_in_a_builder_or_an_error() {
-        let builder = ReleasedClient::builder("acc", "s3cret").endpoint("http://s3cret@example.com");
+        let builder =
+            ReleasedClient::builder("acc", "s3cret").endpoint("http://s3cret@example.com");
         assert!(!format!("{builder:?}").contains("s3cret"));
         let error = builder.build().expect_err("a URL with a user name");
         assert!(!format!("{error}{error:?}").contains("s3cret"));
@@ -326,7 +372,12 @@ mod tests {
     #[test]
     fn both_documented_urls_are_good() {
         for api in [TokenApi::Impersonation, TokenApi::EmailOnly] {
-            assert!(ReleasedClient::builder("acc", "s3cret").api(api).build().is_ok());
+            assert!(
+                ReleasedClient::builder("acc", "s3cret")
+                    .api(api)
+                    .build()
+                    .is_ok()
+            );
         }
     }
 

@@ -87,9 +87,17 @@ struct Refusals {
 /// What there is to say of a change.
 #[derive(Debug)]
 pub(crate) enum Event {
-    Opened { reason: CircuitReason, open_for: Duration },
-    Held { kind: MintErrorKind, open_for: Duration },
-    Closed { reason: CircuitReason },
+    Opened {
+        reason: CircuitReason,
+        open_for: Duration,
+    },
+    Held {
+        kind: MintErrorKind,
+        open_for: Duration,
+    },
+    Closed {
+        reason: CircuitReason,
+    },
     SecretChanged,
 }
 
@@ -120,7 +128,10 @@ impl State {
             Circuit::Probing { reason, .. } => (reason, Duration::ZERO),
         };
         if left.is_zero() {
-            self.circuit = Circuit::Probing { lost_at: expires, reason };
+            self.circuit = Circuit::Probing {
+                lost_at: expires,
+                reason,
+            };
             // Not the era of the probe that was lost.
             self.era += 1;
             return Ok(true);
@@ -134,7 +145,9 @@ impl State {
     }
 
     pub(crate) fn check_hold(&mut self, now: Instant) -> Result<(), MintError> {
-        let Some(Hold { until, kind }) = self.hold else { return Ok(()) };
+        let Some(Hold { until, kind }) = self.hold else {
+            return Ok(());
+        };
         let left = until.saturating_duration_since(now);
         if left.is_zero() {
             self.hold = None;
@@ -143,7 +156,12 @@ impl State {
         Err(MintError::turned_away(kind, left))
     }
 
-    pub(crate) fn judge(&mut self, verdict: Verdict<'_>, now: Instant, config: &CircuitConfig) -> Option<Event> {
+    pub(crate) fn judge(
+        &mut self,
+        verdict: Verdict<'_>,
+        now: Instant,
+        config: &CircuitConfig,
+    ) -> Option<Event> {
         match verdict {
             Verdict::Success => {
                 self.failures_in_a_row = 0;
@@ -163,7 +181,9 @@ impl State {
             Verdict::Unrelated => return None,
         }
         let is_failing = self.failures_in_a_row >= config.failures_in_a_row
-            || self.window.is_failing(now, config.failing_part, config.of_at_least);
+            || self
+                .window
+                .is_failing(now, config.failing_part, config.of_at_least);
         is_failing.then(|| self.open(CircuitReason::Failing, now, config))
     }
 
@@ -175,14 +195,22 @@ impl State {
     ) -> Option<Event> {
         let reason = self.circuit.reason()?;
         let is_the_refused = |secret: &SharedSecret| {
-            reason == CircuitReason::Refused && self.refusals.as_ref().is_some_and(|refused| refused.secret == *secret)
+            reason == CircuitReason::Refused
+                && self
+                    .refusals
+                    .as_ref()
+                    .is_some_and(|refused| refused.secret == *secret)
         };
         match verdict {
             // Whatever opened it: now it is Released that fails.
-            Verdict::Failure | Verdict::Throttled => return Some(self.open(CircuitReason::Failing, now, config)),
+            Verdict::Failure | Verdict::Throttled => {
+                return Some(self.open(CircuitReason::Failing, now, config));
+            }
             // One user may be refused for their own sake, and come back often enough to be every probe: the next mint
             // probes at once.
-            Verdict::Refused(secret, user) if is_the_refused(secret) && self.refused_probe == Some(user) => {
+            Verdict::Refused(secret, user)
+                if is_the_refused(secret) && self.refused_probe == Some(user) =>
+            {
                 self.circuit = Circuit::Open { until: now, reason };
                 self.era += 1;
                 return None;
@@ -204,30 +232,56 @@ impl State {
 
     /// One refusal more in the row, or the first of a new one.
     fn refuse(&mut self, secret: &SharedSecret, user: u64) -> &Refusals {
-        let before = self.refusals.take().filter(|before| before.secret == *secret);
+        let before = self
+            .refusals
+            .take()
+            .filter(|before| before.secret == *secret);
         self.refusals.insert(match before {
-            Some(Refusals { secret, in_a_row, first_user, of_several }) => Refusals {
+            Some(Refusals {
+                secret,
+                in_a_row,
+                first_user,
+                of_several,
+            }) => Refusals {
                 secret,
                 in_a_row: in_a_row.saturating_add(1),
                 first_user,
                 of_several: of_several || first_user != user,
             },
-            None => Refusals { secret: secret.clone(), in_a_row: 1, first_user: user, of_several: false },
+            None => Refusals {
+                secret: secret.clone(),
+                in_a_row: 1,
+                first_user: user,
+                of_several: false,
+            },
         })
     }
 
     fn open(&mut self, reason: CircuitReason, now: Instant, config: &CircuitConfig) -> Event {
-        let open_for = self.next_open.mul_f64(1.0 - JITTER + 2.0 * JITTER * fastrand::f64());
-        self.circuit = Circuit::Open { until: now + open_for, reason };
+        let open_for = self
+            .next_open
+            .mul_f64(1.0 - JITTER + 2.0 * JITTER * fastrand::f64());
+        self.circuit = Circuit::Open {
+            until: now + open_for,
+            reason,
+        };
         self.era += 1;
         self.next_open = self.next_open.saturating_mul(2).min(config.longest_open);
         Event::Opened { reason, open_for }
     }
 
     /// Closes it if it is open because another secret than this one was refused.
-    pub(crate) fn close_for(&mut self, secret: &SharedSecret, now: Instant, config: &CircuitConfig) -> Option<Event> {
+    pub(crate) fn close_for(
+        &mut self,
+        secret: &SharedSecret,
+        now: Instant,
+        config: &CircuitConfig,
+    ) -> Option<Event> {
         let is_another = self.circuit.reason() == Some(CircuitReason::Refused)
-            && self.refusals.as_ref().is_some_and(|refusals| refusals.secret != *secret);
+            && self
+                .refusals
+                .as_ref()
+                .is_some_and(|refusals| refusals.secret != *secret);
         is_another.then(|| {
             self.close(now, config);
             Event::SecretChanged
@@ -261,26 +315,42 @@ impl State {
         }
         self.hold = Some(Hold { until, kind });
         // Once for each time of waiting, not for each of the mints that were under way when it began.
-        before.is_none().then_some(Event::Held { kind, open_for: delay })
+        before.is_none().then_some(Event::Held {
+            kind,
+            open_for: delay,
+        })
     }
 
     /// Why mints are turned away, if they are.
     pub(crate) fn reason(&self, now: Instant) -> Option<CircuitReason> {
         let is_held = self.hold.is_some_and(|hold| hold.until > now);
-        if is_held { Some(CircuitReason::Throttled) } else { self.circuit.reason() }
+        if is_held {
+            Some(CircuitReason::Throttled)
+        } else {
+            self.circuit.reason()
+        }
     }
 
     pub(crate) fn told(&self, now: Instant) -> CircuitState {
         if let Some(hold) = self.hold.filter(|hold| hold.until > now) {
-            return CircuitState::Open { reason: CircuitReason::Throttled, remaining: hold.until - now };
+            return CircuitState::Open {
+                reason: CircuitReason::Throttled,
+                remaining: hold.until - now,
+            };
         }
         match self.circuit {
             Circuit::Closed => CircuitState::Closed,
-            Circuit::Open { until, reason } => {
-                CircuitState::Open { reason, remaining: until.saturating_duration_since(now) }
+            Circuit::Open { until, reason } => CircuitState::Open {
+                reason,
+                remaining: until.saturating_duration_since(now),
+            },
+            Circuit::Probing { lost_at, reason } if now < lost_at => {
+                CircuitState::Probing { reason }
             }
-            Circuit::Probing { lost_at, reason } if now < lost_at => CircuitState::Probing { reason },
-            Circuit::Probing { reason, .. } => CircuitState::Open { reason, remaining: Duration::ZERO },
+            Circuit::Probing { reason, .. } => CircuitState::Open {
+                reason,
+                remaining: Duration::ZERO,
+            },
         }
     }
 }
@@ -297,7 +367,10 @@ impl Circuit {
 impl Event {
     pub(crate) fn tell(self) {
         match self {
-            Self::Opened { reason: CircuitReason::Refused, open_for } => warn!(
+            Self::Opened {
+                reason: CircuitReason::Refused,
+                open_for,
+            } => warn!(
                 reason = CircuitReason::Refused.as_str(),
                 open_for_ms = milliseconds(open_for),
                 "Released refuses the shared secret; mints fail at once until another secret is in use or a probe \
@@ -315,10 +388,16 @@ impl Event {
                 "Released asked to wait; mints fail at once until then"
             ),
             Self::Closed { reason } => {
-                info!(reason = reason.as_str(), "Released answers again; mints are sent again");
+                info!(
+                    reason = reason.as_str(),
+                    "Released answers again; mints are sent again"
+                );
             }
             Self::SecretChanged => {
-                info!(reason = "refused", "another shared secret is in use; mints are sent again");
+                info!(
+                    reason = "refused",
+                    "another shared secret is in use; mints are sent again"
+                );
             }
         }
     }

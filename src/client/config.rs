@@ -69,7 +69,11 @@ impl RetryConfig {
             longest_pause: self.longest_pause.min(LONGEST),
             longest_retry_after: self.longest_retry_after.min(LONGEST),
             // What `TpsBudget` takes without a panic.
-            budget: if self.budget.is_nan() { 0.0 } else { self.budget.clamp(0.0, 10.0) },
+            budget: if self.budget.is_nan() {
+                0.0
+            } else {
+                self.budget.clamp(0.0, 10.0)
+            },
         }
     }
 }

@@ -97,7 +97,11 @@ impl ConfigError {
     }
 
     pub(crate) fn secret_file(path: PathBuf, error: SecretFileError) -> Self {
-        Cause::SecretFile { path: Some(path).filter(|path| is_surely_a_path(path)), error }.into()
+        Cause::SecretFile {
+            path: Some(path).filter(|path| is_surely_a_path(path)),
+            error,
+        }
+        .into()
     }
 }
 
@@ -193,17 +197,34 @@ mod tests {
     fn a_secret_in_the_place_of_a_path_is_not_printed() {
         let folder = std::env::temp_dir();
         let text = |path: &Path| {
-            let error = ConfigError::secret_file(path.to_owned(), SecretFileError::Unreadable(ErrorKind::NotFound));
+            let error = ConfigError::secret_file(
+                path.to_owned(),
+                SecretFileError::Unreadable(ErrorKind::NotFound),
+            );
             assert_eq!(error.kind(), ConfigErrorKind::SecretFile);
             assert_eq!(format!("{error:?}"), format!("ConfigError: {error}"));
             error.to_string()
         };
-        for secret in ["s3cret", "/s3cret", "s3cret/s3cret", "/s3cret/s3cret==", "s3cret/", "./s3cret/s3cret", ""] {
+        for secret in [
+            "s3cret",
+            "/s3cret",
+            "s3cret/s3cret",
+            "/s3cret/s3cret==",
+            "s3cret/",
+            "./s3cret/s3cret",
+            "",
+        ] {
             let text = text(Path::new(secret));
             assert!(!text.contains("s3cret"), "{text}");
-            assert!(text.contains("RELEASED_SHARED_SECRET_FILE takes the path of a file"), "{text}");
+            assert!(
+                text.contains("RELEASED_SHARED_SECRET_FILE takes the path of a file"),
+                "{text}"
+            );
         }
-        for path in [folder.join("tower-released-missing"), std::env::current_exe().expect("a path")] {
+        for path in [
+            folder.join("tower-released-missing"),
+            std::env::current_exe().expect("a path"),
+        ] {
             let text = text(&path);
             assert!(text.starts_with(path.to_str().expect("Unicode")), "{text}");
         }

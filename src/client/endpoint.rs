@@ -46,7 +46,10 @@ impl Endpoint {
     /// The host and the port, for people.
     pub(crate) fn server(&self) -> String {
         // There are both in every URL of these schemes.
-        let (host, port) = (self.url.host_str().unwrap_or_default(), self.url.port_or_known_default());
+        let (host, port) = (
+            self.url.host_str().unwrap_or_default(),
+            self.url.port_or_known_default(),
+        );
         format!("{host}:{}", port.unwrap_or_default())
     }
 
@@ -59,7 +62,9 @@ impl Endpoint {
     pub(crate) fn is_loopback(&self) -> bool {
         let is_written_otherwise = match self.url.host() {
             Some(Host::Domain(name)) => name == "localhost.",
-            Some(Host::Ipv6(address)) => address.to_ipv4_mapped().is_some_and(|address| address.is_loopback()),
+            Some(Host::Ipv6(address)) => address
+                .to_ipv4_mapped()
+                .is_some_and(|address| address.is_loopback()),
             _ => false,
         };
         is_loopback(&self.url) || is_written_otherwise
@@ -131,14 +136,23 @@ mod tests {
             ("accounts.releasedhub.com", InvalidEndpoint::NotAUrl),
             ("ftp://localhost/", InvalidEndpoint::Scheme),
             ("file:///etc/passwd", InvalidEndpoint::Scheme),
-            ("http://accounts.releasedhub.com/", InvalidEndpoint::PlainHttp),
+            (
+                "http://accounts.releasedhub.com/",
+                InvalidEndpoint::PlainHttp,
+            ),
             ("http://127.0.0.1.evil.example/", InvalidEndpoint::PlainHttp),
             ("http://localhost.evil.example/", InvalidEndpoint::PlainHttp),
             ("http://10.0.0.1/", InvalidEndpoint::PlainHttp),
             ("http://[::1]@evil.example/", InvalidEndpoint::UserInfo),
             ("http://127.0.0.1@evil.example/", InvalidEndpoint::UserInfo),
-            ("https://user:password@example.com/", InvalidEndpoint::UserInfo),
-            ("https://example.com/?token=1", InvalidEndpoint::QueryOrFragment),
+            (
+                "https://user:password@example.com/",
+                InvalidEndpoint::UserInfo,
+            ),
+            (
+                "https://example.com/?token=1",
+                InvalidEndpoint::QueryOrFragment,
+            ),
             ("https://example.com/#a", InvalidEndpoint::QueryOrFragment),
         ] {
             let error = Endpoint::parse(bad).expect_err(bad);

@@ -6,7 +6,8 @@ use std::time::{Instant, SystemTime};
 use ::hyper::body::Body;
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST,
+    USER_AGENT,
 };
 use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Full};
@@ -52,12 +53,23 @@ impl Exchange {
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static(""));
         // A service of the application's own adds what it thinks right.
         if pools.are_ours() {
-            if let Some(host) = endpoint.uri().authority().and_then(|host| host.as_str().parse().ok()) {
+            if let Some(host) = endpoint
+                .uri()
+                .authority()
+                .and_then(|host| host.as_str().parse().ok())
+            {
                 headers.insert(HOST, host);
             }
             headers.insert(USER_AGENT, HeaderValue::from_static(hyper::USER_AGENT));
         }
-        Self { server: endpoint.server().into(), endpoint, api, pools, account_id, headers }
+        Self {
+            server: endpoint.server().into(),
+            endpoint,
+            api,
+            pools,
+            account_id,
+            headers,
+        }
     }
 
     /// Asks once. Dropping the future closes the connection unless the answer was complete.
@@ -73,7 +85,9 @@ impl Exchange {
         let asked_at = (Instant::now(), SystemTime::now());
         let (body, is_kept) = {
             let sending = pool.transport.send(self.request(user, secret));
-            let reply = sending.await.map_err(|error| transport_failure(&*error, &self.server))?;
+            let reply = sending
+                .await
+                .map_err(|error| transport_failure(&*error, &self.server))?;
             span.answered(reply.status(), reply.version());
             // The body of a refusal is never read: nothing in it is documented, and it may quote what was sent.
             if !reply.status().is_success() {
@@ -81,8 +95,10 @@ impl Exchange {
                 return Err(refusal(reply.status(), reply.headers()));
             }
             // A connection that Released closes cannot be found dead later.
-            let is_kept =
-                reply.headers().get(CONNECTION).is_none_or(|value| !value.as_bytes().eq_ignore_ascii_case(b"close"));
+            let is_kept = reply
+                .headers()
+                .get(CONNECTION)
+                .is_none_or(|value| !value.as_bytes().eq_ignore_ascii_case(b"close"));
             (reply.into_body(), is_kept)
         };
         let token = parse_reply(&self.read_capped(body).await?).map_err(Failure::lasting)?;
@@ -94,7 +110,11 @@ impl Exchange {
 
     /// Says that an attempt ended without an answer, and has the error name the server. Its connection may be dead, and those
     /// in its pool with it, so the next one opens a new connection. Tells how many attempts more there may be for it.
-    pub(crate) fn ended_without_answer(&self, waiting: &Waiting, error: &mut MintError) -> Option<Arc<Allowance>> {
+    pub(crate) fn ended_without_answer(
+        &self,
+        waiting: &Waiting,
+        error: &mut MintError,
+    ) -> Option<Arc<Allowance>> {
         // If it does not wait for an answer, it is not the server that took too long.
         let pool = waiting.take()?;
         if error.connection_failure().is_none() {
@@ -151,7 +171,10 @@ impl Exchange {
         let mut first = Bytes::new();
         let mut pieces = Vec::new();
         while let Some(frame) = body.frame().await {
-            let Ok(piece) = frame.map_err(|error| transport_failure(&*error, &self.server))?.into_data() else {
+            let Ok(piece) = frame
+                .map_err(|error| transport_failure(&*error, &self.server))?
+                .into_data()
+            else {
                 continue;
             };
             if first.len().max(pieces.len()) + piece.len() > MAX_REPLY_BYTES {
@@ -166,6 +189,10 @@ impl Exchange {
             }
             pieces.extend_from_slice(&piece);
         }
-        Ok(if pieces.is_empty() { first } else { pieces.into() })
+        Ok(if pieces.is_empty() {
+            first
+        } else {
+            pieces.into()
+        })
     }
 }

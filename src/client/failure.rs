@@ -25,8 +25,11 @@ pub(crate) fn transport_failure(error: &(dyn Error + 'static), server: &Arc<str>
         MintErrorKind::Interrupted
     };
     let code = io_errors(error).find_map(io::Error::raw_os_error);
-    let failure =
-        ConnectionFailure::new(cause_of(error, kind), Arc::clone(server), code.map(io::Error::from_raw_os_error));
+    let failure = ConnectionFailure::new(
+        cause_of(error, kind),
+        Arc::clone(server),
+        code.map(io::Error::from_raw_os_error),
+    );
     Failure {
         error: MintError::new(kind).with_source(failure),
         is_transient: kind != MintErrorKind::Connect || !is_bad_certificate(error),
@@ -43,7 +46,9 @@ fn cause_of(error: &(dyn Error + 'static), kind: MintErrorKind) -> Cause {
         // The connectors of the application's own client name no stage, and nor does a connection that is open.
         (None, _) if causes(error).any(is_tls) => Cause::Tls,
         (_, MintErrorKind::Timeout) => Cause::TimedOut,
-        (_, MintErrorKind::Interrupted) => io_errors(error).find_map(of_io).unwrap_or(Cause::Closed),
+        (_, MintErrorKind::Interrupted) => {
+            io_errors(error).find_map(of_io).unwrap_or(Cause::Closed)
+        }
         _ => io_errors(error).find_map(of_io).unwrap_or(Cause::Other),
     }
 }
@@ -52,10 +57,12 @@ fn of_io(error: &io::Error) -> Option<Cause> {
     Some(match error.kind() {
         io::ErrorKind::ConnectionRefused => Cause::Refused,
         io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Cause::Reset,
-        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => {
-            Cause::Unreachable
+        io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::NetworkDown => Cause::Unreachable,
+        io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected | io::ErrorKind::UnexpectedEof => {
+            Cause::Closed
         }
-        io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected | io::ErrorKind::UnexpectedEof => Cause::Closed,
         _ => return None,
     })
 }
@@ -103,7 +110,9 @@ fn is_unreadable(cause: &(dyn Error + 'static)) -> bool {
 /// Whether a certificate is at fault, which waiting does not mend. Each TLS library has a type of its own for that, but
 /// all say it in the same word. The outermost error is left out, as reqwest's quotes the URL.
 fn is_bad_certificate(error: &(dyn Error + 'static)) -> bool {
-    causes(error).skip(1).any(|cause| cause.to_string().contains("certificate"))
+    causes(error)
+        .skip(1)
+        .any(|cause| cause.to_string().contains("certificate"))
 }
 
 fn io_errors<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a io::Error> {
@@ -111,10 +120,15 @@ fn io_errors<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a i
 }
 
 /// The error and its sources, the outermost first.
-pub(crate) fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+pub(crate) fn causes<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| {
         // An error that was put into an `io::Error`, as TLS libraries do, is not its source, but in its place.
-        match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        match error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+        {
             Some(inner) => Some(inner),
             None => error.source(),
         }
@@ -136,24 +150,88 @@ mod tests {
         let io = |kind: ErrorKind| BoxError::from(io::Error::from(kind));
         let at = |stage: Stage, error: BoxError| stage.failed(error);
         for (error, kind, cause) in [
-            (at(Stage::Tcp, io(ErrorKind::ConnectionRefused)), Connect, Cause::Refused),
-            (at(Stage::Tcp, io(ErrorKind::ConnectionReset)), Connect, Cause::Reset),
-            (at(Stage::Tcp, io(ErrorKind::HostUnreachable)), Connect, Cause::Unreachable),
-            (at(Stage::Tcp, io(ErrorKind::NetworkUnreachable)), Connect, Cause::Unreachable),
-            (at(Stage::Tcp, io(ErrorKind::AddrNotAvailable)), Connect, Cause::Other),
-            (at(Stage::Tcp, io(ErrorKind::TimedOut)), Timeout, Cause::TimedOut),
-            (at(Stage::Tls, at(Stage::Tcp, io(ErrorKind::ConnectionRefused))), Connect, Cause::Refused),
-            (at(Stage::Tls, at(Stage::Tcp, at(Stage::Dns, io(ErrorKind::Other)))), Connect, Cause::Dns),
-            (at(Stage::Tls, io(ErrorKind::ConnectionReset)), Connect, Cause::Tls),
-            (at(Stage::Tls, at(Stage::Proxy, at(Stage::Tcp, io(ErrorKind::ConnectionRefused)))), Connect, Cause::Proxy),
-            (at(Stage::Proxy, at(Stage::Tcp, at(Stage::Dns, io(ErrorKind::Other)))), Connect, Cause::Proxy),
-            (at(Stage::Proxy, at(Stage::Tcp, io(ErrorKind::TimedOut))), Timeout, Cause::Proxy),
+            (
+                at(Stage::Tcp, io(ErrorKind::ConnectionRefused)),
+                Connect,
+                Cause::Refused,
+            ),
+            (
+                at(Stage::Tcp, io(ErrorKind::ConnectionReset)),
+                Connect,
+                Cause::Reset,
+            ),
+            (
+                at(Stage::Tcp, io(ErrorKind::HostUnreachable)),
+                Connect,
+                Cause::Unreachable,
+            ),
+            (
+                at(Stage::Tcp, io(ErrorKind::NetworkUnreachable)),
+                Connect,
+                Cause::Unreachable,
+            ),
+            (
+                at(Stage::Tcp, io(ErrorKind::AddrNotAvailable)),
+                Connect,
+                Cause::Other,
+            ),
+            (
+                at(Stage::Tcp, io(ErrorKind::TimedOut)),
+                Timeout,
+                Cause::TimedOut,
+            ),
+            (
+                at(Stage::Tls, at(Stage::Tcp, io(ErrorKind::ConnectionRefused))),
+                Connect,
+                Cause::Refused,
+            ),
+            (
+                at(
+                    Stage::Tls,
+                    at(Stage::Tcp, at(Stage::Dns, io(ErrorKind::Other))),
+                ),
+                Connect,
+                Cause::Dns,
+            ),
+            (
+                at(Stage::Tls, io(ErrorKind::ConnectionReset)),
+                Connect,
+                Cause::Tls,
+            ),
+            (
+                at(
+                    Stage::Tls,
+                    at(
+                        Stage::Proxy,
+                        at(Stage::Tcp, io(ErrorKind::ConnectionRefused)),
+                    ),
+                ),
+                Connect,
+                Cause::Proxy,
+            ),
+            (
+                at(
+                    Stage::Proxy,
+                    at(Stage::Tcp, at(Stage::Dns, io(ErrorKind::Other))),
+                ),
+                Connect,
+                Cause::Proxy,
+            ),
+            (
+                at(Stage::Proxy, at(Stage::Tcp, io(ErrorKind::TimedOut))),
+                Timeout,
+                Cause::Proxy,
+            ),
             (io(ErrorKind::ConnectionRefused), Connect, Cause::Refused),
             (io(ErrorKind::Other), Connect, Cause::Other),
             (io(ErrorKind::ConnectionReset), Interrupted, Cause::Reset),
             (io(ErrorKind::BrokenPipe), Interrupted, Cause::Closed),
             (io(ErrorKind::Other), Interrupted, Cause::Closed),
-            (io::Error::other(io::Error::from(ErrorKind::ConnectionReset)).into(), Interrupted, Cause::Reset),
+            (
+                io::Error::other(io::Error::from(ErrorKind::ConnectionReset)).into(),
+                Interrupted,
+                Cause::Reset,
+            ),
         ] {
             assert_eq!(cause_of(&*error, kind), cause, "{error:?}");
         }

@@ -50,14 +50,24 @@ impl Limit {
     /// For mints that take no longer than `deadline`.
     pub(crate) fn new(places: usize, patience: Duration, deadline: Duration) -> Self {
         let lease = deadline + GRACE;
-        Self { size: places.max(1), patience, lease, taken: Mutex::default(), freed: Notify::new() }
+        Self {
+            size: places.max(1),
+            patience,
+            lease,
+            taken: Mutex::default(),
+            freed: Notify::new(),
+        }
     }
 
     pub(crate) fn try_enter(&self) -> Option<Place<'_>> {
         let now = Instant::now();
         let (number, lost) = {
             let mut taken = self.taken();
-            let lost = if taken.until.len() < self.size { 0 } else { taken.drop_lost(now) };
+            let lost = if taken.until.len() < self.size {
+                0
+            } else {
+                taken.drop_lost(now)
+            };
             let number = (taken.until.len() < self.size).then(|| {
                 taken.next += 1;
                 let number = taken.next;
@@ -69,7 +79,10 @@ impl Limit {
         metrics::left_flight(lost);
         let number = number?;
         metrics::entered_flight();
-        Some(Place { limit: self, number })
+        Some(Place {
+            limit: self,
+            number,
+        })
     }
 
     /// Waits for a place.
@@ -91,7 +104,11 @@ impl Limit {
 
     pub(crate) fn in_flight(&self) -> usize {
         let now = Instant::now();
-        self.taken().until.values().filter(|until| **until > now).count()
+        self.taken()
+            .until
+            .values()
+            .filter(|until| **until > now)
+            .count()
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
@@ -147,7 +164,10 @@ mod tests {
         assert!(limit.try_enter().is_none());
         let start = Instant::now();
         let error = limit.enter(start + DEADLINE).await.expect_err("no place");
-        assert_eq!((error.kind(), start.elapsed()), (MintErrorKind::Overloaded, PATIENCE));
+        assert_eq!(
+            (error.kind(), start.elapsed()),
+            (MintErrorKind::Overloaded, PATIENCE)
+        );
 
         let (second, ()) = tokio::join!(limit.enter(Instant::now() + DEADLINE), async {
             tokio::task::yield_now().await;
@@ -177,7 +197,11 @@ mod tests {
         let limit = limit(1);
         let first = limit.try_enter().expect("a place");
         let mut parked = pin!(limit.enter(Instant::now() + DEADLINE));
-        assert!(poll_fn(|cx| Poll::Ready(parked.as_mut().poll(cx))).await.is_pending());
+        assert!(
+            poll_fn(|cx| Poll::Ready(parked.as_mut().poll(cx)))
+                .await
+                .is_pending()
+        );
         drop(first);
         assert!(limit.try_enter().is_some());
     }
@@ -188,12 +212,36 @@ mod tests {
         let released = FakeReleased::start().await.expect("a port");
         released.reply_always(Reply::status(401));
         let minute = Duration::from_secs(60);
-        let client = released.client_builder().max_in_flight(6).queue_wait(minute).build().expect("a client");
-        let user = |number: usize| User::new(format!("user-{number}"), format!("user-{number}@example.com"));
-        let users: Vec<User> = (0..1000).map(|number| user(number).expect("valid")).collect();
+        let client = released
+            .client_builder()
+            .max_in_flight(6)
+            .queue_wait(minute)
+            .build()
+            .expect("a client");
+        let user = |number: usize| {
+            User::new(
+                format!("user-{number}"),
+                format!("user-{number}@example.com"),
+            )
+        };
+        let users: Vec<User> = (0..1000)
+            .map(|number| user(number).expect("valid"))
+            .collect();
         let ends = join_all(users.iter().map(|user| client.mint(user))).await;
-        let kinds: Vec<_> = ends.into_iter().map(|end| end.map_err(|error| error.kind())).collect();
-        assert!(kinds.iter().all(|kind| *kind == Err(MintErrorKind::Unauthorized)), "{kinds:?}");
-        assert!(released.counts().requests <= 12, "{} calls", released.counts().requests);
+        let kinds: Vec<_> = ends
+            .into_iter()
+            .map(|end| end.map_err(|error| error.kind()))
+            .collect();
+        assert!(
+            kinds
+                .iter()
+                .all(|kind| *kind == Err(MintErrorKind::Unauthorized)),
+            "{kinds:?}"
+        );
+        assert!(
+            released.counts().requests <= 12,
+            "{} calls",
+            released.counts().requests
+        );
     }
 }

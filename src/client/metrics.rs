@@ -19,15 +19,31 @@ pub(crate) fn describe() {
             Unit::Seconds,
             "How long mints take, by outcome: minted, or the kind of the error"
         );
-        describe_gauge!("released_mints_in_flight", Unit::Count, "Mints that are under way, of all clients");
+        describe_gauge!(
+            "released_mints_in_flight",
+            Unit::Count,
+            "Mints that are under way, of all clients"
+        );
         describe_gauge!(
             "released_circuit_open",
             Unit::Count,
             "Clients whose mints fail at once, by reason: failing, throttled, refused"
         );
-        describe_counter!("released_mint_retries_total", Unit::Count, "Attempts that were not a mint's first");
-        describe_counter!("released_mint_shed_total", Unit::Count, "Mints that failed because too many were in flight");
-        describe_counter!("released_secret_changes_total", Unit::Count, "Changes of the shared secret that were seen");
+        describe_counter!(
+            "released_mint_retries_total",
+            Unit::Count,
+            "Attempts that were not a mint's first"
+        );
+        describe_counter!(
+            "released_mint_shed_total",
+            Unit::Count,
+            "Mints that failed because too many were in flight"
+        );
+        describe_counter!(
+            "released_secret_changes_total",
+            Unit::Count,
+            "Changes of the shared secret that were seen"
+        );
     }
 }
 
@@ -48,9 +64,12 @@ impl MintTimer {
     pub(crate) fn stop<T>(self, result: &Result<T, MintError>) {
         #[cfg(feature = "metrics")]
         {
-            let outcome = result.as_ref().map_or_else(|error| error.kind().as_str(), |_| "minted");
+            let outcome = result
+                .as_ref()
+                .map_or_else(|error| error.kind().as_str(), |_| "minted");
             let took = self.start.elapsed().as_secs_f64();
-            metrics::histogram!("released_mint_duration_seconds", "outcome" => outcome).record(took);
+            metrics::histogram!("released_mint_duration_seconds", "outcome" => outcome)
+                .record(took);
         }
         let _ = (self, result);
     }
@@ -66,7 +85,8 @@ pub(crate) fn entered_flight() {
 pub(crate) fn left_flight(mints: usize) {
     #[cfg(feature = "metrics")]
     if mints > 0 {
-        metrics::gauge!("released_mints_in_flight").decrement(f64::from(u32::try_from(mints).unwrap_or(u32::MAX)));
+        metrics::gauge!("released_mints_in_flight")
+            .decrement(f64::from(u32::try_from(mints).unwrap_or(u32::MAX)));
     }
     let _ = mints;
 }

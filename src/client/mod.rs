@@ -84,7 +84,9 @@ pub mod fuzzing {
 
     /// Reads an endpoint, and tells what it was taken for.
     pub fn parse_endpoint(url: &str) -> Option<String> {
-        super::endpoint::Endpoint::parse(url).ok().map(|endpoint| endpoint.url().to_string())
+        super::endpoint::Endpoint::parse(url)
+            .ok()
+            .map(|endpoint| endpoint.url().to_string())
     }
 }
 
@@ -117,7 +119,10 @@ impl ReleasedClient {
     /// # Errors
     ///
     /// See [`ReleasedClientBuilder::build`].
-    pub fn new(account_id: impl Into<String>, secret: impl Into<SecretSource>) -> Result<Self, ConfigError> {
+    pub fn new(
+        account_id: impl Into<String>,
+        secret: impl Into<SecretSource>,
+    ) -> Result<Self, ConfigError> {
         Self::builder(account_id, secret).build()
     }
 
@@ -135,7 +140,10 @@ impl ReleasedClient {
     ///
     /// The secret is a string, a [`SharedSecret`], a [`SecretFile`], or a `tokio::sync::watch::Receiver<SharedSecret>`; see
     /// [`SecretSource`].
-    pub fn builder(account_id: impl Into<String>, secret: impl Into<SecretSource>) -> ReleasedClientBuilder {
+    pub fn builder(
+        account_id: impl Into<String>,
+        secret: impl Into<SecretSource>,
+    ) -> ReleasedClientBuilder {
         ReleasedClientBuilder::new(account_id.into(), secret.into())
     }
 
@@ -186,10 +194,21 @@ impl ReleasedClient {
     /// # assert_eq!(line, "released: ok, 0 mints in flight");
     /// ```
     pub fn status(&self) -> Status {
-        let Pipeline { admission, limit, secret, .. } = &*self.pipeline;
+        let Pipeline {
+            admission,
+            limit,
+            secret,
+            ..
+        } = &*self.pipeline;
         let (circuit, last_success, last_error) = admission.status();
         let (mints_in_flight, secret_generation) = (limit.in_flight(), secret.generation());
-        Status { circuit, mints_in_flight, last_success, last_error, secret_generation }
+        Status {
+            circuit,
+            mints_in_flight,
+            last_success,
+            last_error,
+            secret_generation,
+        }
     }
 
     /// Opens a connection, so that the first mint need not: call it before the server takes traffic.
@@ -229,7 +248,12 @@ impl Service<User> for ReleasedClient {
 
 impl fmt::Debug for ReleasedClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Pipeline { exchange, deadline, admission, .. } = &*self.pipeline;
+        let Pipeline {
+            exchange,
+            deadline,
+            admission,
+            ..
+        } = &*self.pipeline;
         f.debug_struct("ReleasedClient")
             .field("endpoint", &exchange.endpoint.url().as_str())
             .field("api", &exchange.api)

@@ -49,8 +49,12 @@ impl Pipeline {
             self.exchange.renew_connections();
         }
         let attempt = |number, end| self.attempt(user, number, end, &sent);
-        let without_answer = |error: &mut MintError| self.exchange.ended_without_answer(&sent.waiting, error);
-        let result = self.attempts.run(deadline, attempts, attempt, without_answer).await;
+        let without_answer =
+            |error: &mut MintError| self.exchange.ended_without_answer(&sent.waiting, error);
+        let result = self
+            .attempts
+            .run(deadline, attempts, attempt, without_answer)
+            .await;
         ticket.report(self.verdict(&result, user, &sent), result.as_ref().err());
         drop(place);
         result
@@ -65,21 +69,32 @@ impl Pipeline {
         let secret = self.secret.current();
         if !self.admission.close_for(&secret) {
             let other = timeout_at(deadline, self.secret.other_than(&secret)).await;
-            let Ok(Some(other)) = other else { return Err(refused) };
+            let Ok(Some(other)) = other else {
+                return Err(refused);
+            };
             self.admission.close_for(&other);
         }
         self.admission.admit(Instant::now())
     }
 
     /// What the end of a mint tells about Released.
-    fn verdict<'a>(&self, result: &Result<AuthToken, MintError>, user: &User, sent: &'a Sent) -> Verdict<'a> {
-        let Err(error) = result else { return Verdict::Success };
+    fn verdict<'a>(
+        &self,
+        result: &Result<AuthToken, MintError>,
+        user: &User,
+        sent: &'a Sent,
+    ) -> Verdict<'a> {
+        let Err(error) = result else {
+            return Verdict::Success;
+        };
         match (error.kind(), error.status()) {
             // By a hold, during its pause.
             _ if error.is_turned_away() => Verdict::Unrelated,
             (MintErrorKind::RateLimited, _) => Verdict::Throttled,
             (_, Some(StatusCode::UNAUTHORIZED)) => {
-                sent.refused.get().map_or(Verdict::Unrelated, |secret| self.admission.refused(secret, user.id()))
+                sent.refused.get().map_or(Verdict::Unrelated, |secret| {
+                    self.admission.refused(secret, user.id())
+                })
             }
             // 408 and 425 among them: whoever answers so is there.
             (_, Some(status)) if status.is_client_error() => Verdict::Unrelated,
@@ -95,14 +110,28 @@ impl Pipeline {
     }
 
     /// One attempt, which is given until `end`, and a second exchange within it if the secret was changed in the meantime.
-    async fn attempt(&self, user: &User, number: u32, end: Instant, sent: &Sent) -> Result<AuthToken, Failure> {
+    async fn attempt(
+        &self,
+        user: &User,
+        number: u32,
+        end: Instant,
+        sent: &Sent,
+    ) -> Result<AuthToken, Failure> {
         if number > 1 {
             // Another mint may have been told to wait during the pause.
-            self.admission.check_hold(Instant::now()).map_err(Failure::lasting)?;
+            self.admission
+                .check_hold(Instant::now())
+                .map_err(Failure::lasting)?;
         }
         let exchange = async |secret: &SharedSecret| {
-            let span = ExchangeSpan::new(&self.exchange.endpoint, sent.exchanges.fetch_add(1, Ordering::Relaxed), end);
-            let result = span.around(self.exchange.run(user, secret, &span, &sent.waiting)).await;
+            let span = ExchangeSpan::new(
+                &self.exchange.endpoint,
+                sent.exchanges.fetch_add(1, Ordering::Relaxed),
+                end,
+            );
+            let result = span
+                .around(self.exchange.run(user, secret, &span, &sent.waiting))
+                .await;
             span.end(&result);
             result
         };

@@ -21,7 +21,10 @@ pub(crate) struct Pool {
 
 impl Pool {
     fn new(transport: Transport) -> Arc<Self> {
-        Arc::new(Self { transport, allowance: Arc::default() })
+        Arc::new(Self {
+            transport,
+            allowance: Arc::default(),
+        })
     }
 }
 
@@ -41,13 +44,22 @@ struct Current {
 impl Pools {
     /// Of this service for ever.
     pub(crate) fn only(transport: Transport) -> Self {
-        Self { open: None, current: RwLock::new(Current { pool: Pool::new(transport), allowed_at: None }) }
+        Self {
+            open: None,
+            current: RwLock::new(Current {
+                pool: Pool::new(transport),
+                allowed_at: None,
+            }),
+        }
     }
 
     /// Of clients that are made like this.
     pub(crate) fn of(open: impl Fn() -> Transport + Send + Sync + 'static) -> Self {
         let first = Self::only(open());
-        Self { open: Some(Box::new(open)), ..first }
+        Self {
+            open: Some(Box::new(open)),
+            ..first
+        }
     }
 
     /// Whether it is not a service of the application's own that sends.
@@ -74,7 +86,11 @@ impl Pools {
             let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
             if Arc::ptr_eq(&current.pool, pool) {
                 let now = Instant::now();
-                if pool.allowance.has_any() && current.allowed_at.is_none_or(|at| now - at >= Allowance::ONCE_IN) {
+                if pool.allowance.has_any()
+                    && current
+                        .allowed_at
+                        .is_none_or(|at| now - at >= Allowance::ONCE_IN)
+                {
                     current.allowed_at = Some(now);
                 } else {
                     pool.allowance.forfeit();
@@ -134,7 +150,9 @@ impl Allowance {
     }
 
     fn update(&self, change: impl Fn(u32) -> Option<u32>) -> bool {
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change).is_ok()
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, change)
+            .is_ok()
     }
 }
 
@@ -203,11 +221,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_service_of_the_applications_own_is_kept() {
-        let never = tower_test::mock::spawn::<Request<Full<Bytes>>, Response<Full<Bytes>>>().0.into_inner();
+        let never = tower_test::mock::spawn::<Request<Full<Bytes>>, Response<Full<Bytes>>>()
+            .0
+            .into_inner();
         let pools = Pools::only(Transport::new(never));
         let pool = pools.current();
         pool.allowance.earn();
-        assert!(pools.retire(&pool).is_none(), "and allows for nothing, as its next connection may be as dead");
+        assert!(
+            pools.retire(&pool).is_none(),
+            "and allows for nothing, as its next connection may be as dead"
+        );
         pools.renew();
         assert!(Arc::ptr_eq(&pool, &pools.current()));
     }

@@ -20,7 +20,10 @@ pub(crate) fn parse(value: &str, now: SystemTime) -> Option<Duration> {
         // More than fits is more than is waited for.
         Duration::from_secs(value.parse().unwrap_or(u64::MAX))
     } else {
-        httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or_default()
+        httpdate::parse_http_date(value)
+            .ok()?
+            .duration_since(now)
+            .unwrap_or_default()
     };
     Some(delay.min(LONGEST))
 }
@@ -49,7 +52,11 @@ mod tests {
             ("7 seconds", None),
             ("Sun, 99 Nov 1994 08:49:37 GMT", None),
         ] {
-            assert_eq!(parse(value, now), seconds.map(Duration::from_secs), "{value:?}");
+            assert_eq!(
+                parse(value, now),
+                seconds.map(Duration::from_secs),
+                "{value:?}"
+            );
         }
     }
 }

@@ -57,8 +57,8 @@ impl SharedSecret {
         let mut bearer = Zeroizing::new(Vec::with_capacity(SCHEME.len() + secret.len()));
         bearer.extend_from_slice(SCHEME);
         bearer.extend_from_slice(secret.as_bytes());
-        let mut authorization =
-            HeaderValue::from_maybe_shared(Bytes::from_owner(bearer)).map_err(|_| InvalidSecret::ControlCharacter)?;
+        let mut authorization = HeaderValue::from_maybe_shared(Bytes::from_owner(bearer))
+            .map_err(|_| InvalidSecret::ControlCharacter)?;
         authorization.set_sensitive(true);
         Ok(Self { authorization })
     }

@@ -98,7 +98,11 @@ impl SecretFile {
             Err(error) => return Err(ConfigError::secret_file(path, error)),
         };
         let now = Instant::now();
-        let state = Mutex::new(State { looked_at: now, looking_since: None, last_extra_read: now });
+        let state = Mutex::new(State {
+            looked_at: now,
+            looking_since: None,
+            last_extra_read: now,
+        });
         Ok(Self {
             path,
             secret: watch::Sender::new(secret),
@@ -141,7 +145,9 @@ impl SecretFile {
         }
         state.looking_since = Some(Instant::now());
         drop(state);
-        let look = Look { file: Arc::clone(self) };
+        let look = Look {
+            file: Arc::clone(self),
+        };
         tokio::spawn(async move {
             // What a read finds after its look was given up goes nowhere, as another look may have found a newer secret.
             let found = timeout(LOST_AFTER, look.file.read_settled()).await;
@@ -149,7 +155,10 @@ impl SecretFile {
                 Ok(secret) => drop(look.file.secret.send_replace(secret)),
                 Err(error) => {
                     let path = look.file.path.display().to_string();
-                    warn!(path = path, "could not reload the secret file; keeping the last valid secret: {error}");
+                    warn!(
+                        path = path,
+                        "could not reload the secret file; keeping the last valid secret: {error}"
+                    );
                 }
             }
         });
@@ -157,7 +166,10 @@ impl SecretFile {
 
     /// Reads the file twice if there is something new in it, so that half a secret is not taken for one.
     async fn read_settled(&self) -> Result<SharedSecret, SecretFileError> {
-        let place = Arc::clone(&self.reads).try_acquire_owned().ok().map(Arc::new);
+        let place = Arc::clone(&self.reads)
+            .try_acquire_owned()
+            .ok()
+            .map(Arc::new);
         if place.is_none() && !self.may_read_without_place() {
             return Err(SecretFileError::Hangs);
         }
@@ -167,7 +179,11 @@ impl SecretFile {
         }
         sleep(SETTLED_AFTER).await;
         let second = self.read_in_background(place).await?;
-        if first == second { Ok(second) } else { Err(SecretFileError::BeingWritten) }
+        if first == second {
+            Ok(second)
+        } else {
+            Err(SecretFileError::BeingWritten)
+        }
     }
 
     /// On a thread that may block: the file may be on a network.
@@ -185,16 +201,19 @@ impl SecretFile {
             (tell, told_still)
         };
         // Not on a thread of the runtime, which would wait for it when it ends.
-        let thread = std::thread::Builder::new().name("tower-released".to_owned()).spawn(move || {
-            let _place = place;
-            let found = read(&path);
-            #[cfg(test)]
-            let (tell, _told_still) = tell;
-            // Nobody may be waiting any more.
-            let _ = tell.send(found);
-        });
+        let thread = std::thread::Builder::new()
+            .name("tower-released".to_owned())
+            .spawn(move || {
+                let _place = place;
+                let found = read(&path);
+                #[cfg(test)]
+                let (tell, _told_still) = tell;
+                // Nobody may be waiting any more.
+                let _ = tell.send(found);
+            });
         thread?;
-        told.await.unwrap_or(Err(SecretFileError::Unreadable(io::ErrorKind::Other)))
+        told.await
+            .unwrap_or(Err(SecretFileError::Unreadable(io::ErrorKind::Other)))
     }
 
     /// Whether one look more may hang, although all places are taken: what hangs may be a file that is not there any more.
@@ -231,7 +250,10 @@ impl Drop for Look {
 fn read(path: &Path) -> Result<SharedSecret, SecretFileError> {
     let mut file = File::open(path)?.take(MAX_FILE_BYTES + 1);
     // Of its final size from the start: a buffer that grows leaves copies behind.
-    let mut content = Zeroizing::new(vec![0; usize::try_from(MAX_FILE_BYTES).unwrap_or_default() + 1]);
+    let mut content = Zeroizing::new(vec![
+        0;
+        usize::try_from(MAX_FILE_BYTES).unwrap_or_default() + 1
+    ]);
     let mut length = 0;
     loop {
         match file.read(&mut content[length..]) {
@@ -307,7 +329,10 @@ mod tests {
 
     impl TemporaryFile {
         fn new(name: &str, content: &str) -> Self {
-            let file = Self(std::env::temp_dir().join(format!("tower-released-source-{}-{name}", std::process::id())));
+            let file = Self(std::env::temp_dir().join(format!(
+                "tower-released-source-{}-{name}",
+                std::process::id()
+            )));
             file.write(content);
             file
         }
@@ -385,7 +410,11 @@ mod tests {
         let source = open(&file);
         let old = secret("the old secret");
         file.write("the new secret");
-        assert_eq!(after_refusal(&source, &old).await, old, "it was just opened");
+        assert_eq!(
+            after_refusal(&source, &old).await,
+            old,
+            "it was just opened"
+        );
         advance(Duration::from_secs(1)).await;
         assert_eq!(after_refusal(&source, &old).await, secret("the new secret"));
     }
@@ -414,15 +443,27 @@ mod tests {
         let old = secret("the old secret");
         // A pipe that nobody writes to: to open it for reading takes for ever.
         std::fs::remove_file(&file.0).unwrap();
-        assert!(std::process::Command::new("mkfifo").arg(&file.0).status().unwrap().success());
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(&file.0)
+                .status()
+                .unwrap()
+                .success()
+        );
         source.state().looked_at = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
         for _ in 0..3 {
             assert_eq!(after_refusal(&source, &old).await, old);
             assert_eq!(current(&source), old);
-            assert!(source.state().looking_since.is_some(), "it is the same look all the time");
+            assert!(
+                source.state().looking_since.is_some(),
+                "it is the same look all the time"
+            );
         }
         // Let the thread go, so that the test can end.
-        std::fs::OpenOptions::new().write(true).open(&file.0).unwrap();
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(&file.0)
+            .unwrap();
     }
 
     /// A pipe in the place of a file: to open it for reading takes until somebody writes to it.
@@ -434,7 +475,13 @@ mod tests {
         fn instead_of(file: &'a TemporaryFile) -> Self {
             std::fs::remove_file(&file.0).unwrap();
             let pipe = Self(file);
-            assert!(std::process::Command::new("mkfifo").arg(pipe.path()).status().unwrap().success());
+            assert!(
+                std::process::Command::new("mkfifo")
+                    .arg(pipe.path())
+                    .status()
+                    .unwrap()
+                    .success()
+            );
             std::os::unix::fs::symlink(pipe.path(), &file.0).unwrap();
             pipe
         }
@@ -446,7 +493,11 @@ mod tests {
         /// Ends the reads that hang; one of them gets this content.
         fn write(&self, content: &str) {
             // For reading, too, so that this does not wait for a reader.
-            let mut pipe = std::fs::OpenOptions::new().read(true).write(true).open(self.path()).unwrap();
+            let mut pipe = std::fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(self.path())
+                .unwrap();
             io::Write::write_all(&mut pipe, content.as_bytes()).unwrap();
             // Closed before a reader has come, it would be empty.
             std::thread::sleep(Duration::from_millis(50));

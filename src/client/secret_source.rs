@@ -45,7 +45,10 @@ struct Source {
 
 impl Source {
     fn fixed(secret: SharedSecret) -> Self {
-        Self { secret: watch::channel(secret).1, file: None }
+        Self {
+            secret: watch::channel(secret).1,
+            file: None,
+        }
     }
 }
 
@@ -75,7 +78,10 @@ impl From<SharedSecret> for SecretSource {
 
 impl From<SecretFile> for SecretSource {
     fn from(file: SecretFile) -> Self {
-        Self(Ok(Source { secret: file.subscribe(), file: Some(Arc::new(file)) }))
+        Self(Ok(Source {
+            secret: file.subscribe(),
+            file: Some(Arc::new(file)),
+        }))
     }
 }
 
@@ -97,7 +103,11 @@ pub(crate) struct Secret {
 
 impl Secret {
     pub(crate) fn new(SecretSource(source): SecretSource) -> Result<Self, ConfigError> {
-        Ok(Self { source: source?, in_use: Mutex::default(), changes: AtomicU64::default() })
+        Ok(Self {
+            source: source?,
+            in_use: Mutex::default(),
+            changes: AtomicU64::default(),
+        })
     }
 
     /// Returns the secret as it is known now. Nobody waits for a file.
@@ -174,6 +184,10 @@ mod tests {
             }
             stop.store(true, Ordering::Relaxed);
         });
-        assert!(source.generation() <= ROTATIONS + 1, "{} changes of {ROTATIONS}", source.generation() - 1);
+        assert!(
+            source.generation() <= ROTATIONS + 1,
+            "{} changes of {ROTATIONS}",
+            source.generation() - 1
+        );
     }
 }

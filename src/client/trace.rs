@@ -47,14 +47,18 @@ impl ExchangeSpan {
 
     /// Runs the exchange in it.
     // Not an `async fn`: it would hold the future that it is given twice, and move it once more.
-    pub(crate) fn around<F: Future>(&self, exchange: F) -> impl Future<Output = F::Output> + use<F> {
+    pub(crate) fn around<F: Future>(
+        &self,
+        exchange: F,
+    ) -> impl Future<Output = F::Output> + use<F> {
         exchange.instrument(self.span.clone())
     }
 
     /// Notes what the exchange was answered with. Not through the current span, which is the application's own where
     /// these are switched off.
     pub(crate) fn answered(&self, status: StatusCode, version: Version) {
-        self.span.record("http.response.status_code", status.as_u16());
+        self.span
+            .record("http.response.status_code", status.as_u16());
         let version = match version {
             Version::HTTP_10 => "1.0",
             Version::HTTP_11 => "1.1",

@@ -21,14 +21,20 @@ struct Bucket {
 
 impl Window {
     pub(crate) fn new(start: Instant) -> Self {
-        Self { start, buckets: [Bucket::default(); SECONDS] }
+        Self {
+            start,
+            buckets: [Bucket::default(); SECONDS],
+        }
     }
 
     pub(crate) fn add(&mut self, now: Instant, failed: bool) {
         let second = self.second(now);
         let bucket = &mut self.buckets[second % SECONDS];
         if bucket.second != second {
-            *bucket = Bucket { second, ..Bucket::default() };
+            *bucket = Bucket {
+                second,
+                ..Bucket::default()
+            };
         }
         bucket.all += 1;
         bucket.failed += u32::from(failed);
@@ -38,10 +44,17 @@ impl Window {
     pub(crate) fn is_failing(&self, now: Instant, failing_part: f32, of_at_least: u32) -> bool {
         let second = self.second(now);
         // A mint may be reported with a time that is a moment behind another's.
-        let recent = self.buckets.iter().filter(|bucket| second.saturating_sub(bucket.second) < SECONDS);
-        let (all, failed) = recent.fold((0, 0), |(all, failed), bucket| (all + bucket.all, failed + bucket.failed));
+        let recent = self
+            .buckets
+            .iter()
+            .filter(|bucket| second.saturating_sub(bucket.second) < SECONDS);
+        let (all, failed) = recent.fold((0, 0), |(all, failed), bucket| {
+            (all + bucket.all, failed + bucket.failed)
+        });
         // What never failed does not fail too often, whatever part is allowed.
-        failed > 0 && all >= of_at_least && f64::from(failed) >= f64::from(all) * f64::from(failing_part)
+        failed > 0
+            && all >= of_at_least
+            && f64::from(failed) >= f64::from(all) * f64::from(failing_part)
     }
 
     fn second(&self, now: Instant) -> usize {

@@ -40,7 +40,12 @@ impl TokenApi {
                 user_email: user.email(),
                 profile: Profile::of(user),
             },
-            Self::EmailOnly => TokenRequest { account_id, user_id: None, user_email: user.email(), profile: None },
+            Self::EmailOnly => TokenRequest {
+                account_id,
+                user_id: None,
+                user_email: user.email(),
+                profile: None,
+            },
         };
         // Measured first: a `Vec` that is full becomes `Bytes` without another allocation. Strings and options of them cannot
         // fail to be written.
@@ -86,7 +91,10 @@ struct Profile<'a> {
 
 impl<'a> Profile<'a> {
     fn of(user: &'a User) -> Option<Self> {
-        let profile = Self { name: user.name(), avatar_url: user.avatar_url() };
+        let profile = Self {
+            name: user.name(),
+            avatar_url: user.avatar_url(),
+        };
         (profile.name.is_some() || profile.avatar_url.is_some()).then_some(profile)
     }
 }
@@ -98,7 +106,8 @@ pub(crate) fn parse_reply(body: &[u8]) -> Result<AuthToken, MintError> {
         return AuthToken::new(token);
     }
     // The parser's error is left out: it may quote the body.
-    let token: String = serde_json::from_slice(body).map_err(|_| MintError::new(MintErrorKind::MalformedResponse))?;
+    let token: String = serde_json::from_slice(body)
+        .map_err(|_| MintError::new(MintErrorKind::MalformedResponse))?;
     AuthToken::new(token)
 }
 
@@ -118,7 +127,10 @@ pub(crate) fn refusal(status: StatusCode, headers: &HeaderMap) -> Failure {
         error = error.with_retry_after(delay);
     }
     let is_transient = matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502 | 503 | 504);
-    Failure { error, is_transient }
+    Failure {
+        error,
+        is_transient,
+    }
 }
 
 #[cfg(test)]
@@ -132,7 +144,10 @@ mod tests {
     #[test]
     fn each_api_is_sent_what_it_documents_and_no_more() {
         let plain = User::new("u1", "ada@example.com").expect("valid");
-        let full = plain.clone().with_name("Ada \"<b>\"").with_avatar_url("https://example.com/a.png");
+        let full = plain
+            .clone()
+            .with_name("Ada \"<b>\"")
+            .with_avatar_url("https://example.com/a.png");
 
         assert_eq!(
             body(TokenApi::Impersonation, &plain),
@@ -155,12 +170,20 @@ mod tests {
     fn a_blank_name_and_a_blank_avatar_url_are_not_sent() {
         let plain = User::new("u1", "ada@example.com").expect("valid");
         let blank = plain.clone().with_name("").with_avatar_url(" ");
-        assert_eq!(body(TokenApi::Impersonation, &blank), body(TokenApi::Impersonation, &plain));
+        assert_eq!(
+            body(TokenApi::Impersonation, &blank),
+            body(TokenApi::Impersonation, &plain)
+        );
     }
 
     #[test]
     fn only_a_bare_json_string_with_a_token_is_a_reply() {
-        for good in [&br#""a.b.c""#[..], b" \"a.b.c\"\n", br#""a\/b""#, br#""\u0061""#] {
+        for good in [
+            &br#""a.b.c""#[..],
+            b" \"a.b.c\"\n",
+            br#""a\/b""#,
+            br#""\u0061""#,
+        ] {
             assert!(parse_reply(good).is_ok(), "{}", good.escape_ascii());
         }
         for bad in [
@@ -180,7 +203,12 @@ mod tests {
             b"<!doctype html>",
         ] {
             let error = parse_reply(bad).expect_err("malformed");
-            assert_eq!(error.kind(), MintErrorKind::MalformedResponse, "{}", bad.escape_ascii());
+            assert_eq!(
+                error.kind(),
+                MintErrorKind::MalformedResponse,
+                "{}",
+                bad.escape_ascii()
+            );
         }
     }
 
@@ -205,17 +233,38 @@ mod tests {
             (505, MintErrorKind::Unavailable, false),
             (999, MintErrorKind::MalformedResponse, false),
         ] {
-            let failure = refusal(StatusCode::from_u16(status).expect("a status"), &HeaderMap::new());
-            assert_eq!((failure.error.kind(), failure.is_transient), (kind, is_transient), "{status}");
+            let failure = refusal(
+                StatusCode::from_u16(status).expect("a status"),
+                &HeaderMap::new(),
+            );
+            assert_eq!(
+                (failure.error.kind(), failure.is_transient),
+                (kind, is_transient),
+                "{status}"
+            );
         }
-        let text = refusal(StatusCode::UNAUTHORIZED, &HeaderMap::new()).error.to_string();
-        assert!(text.starts_with("Released refused the shared secret (401):"), "{text}");
+        let text = refusal(StatusCode::UNAUTHORIZED, &HeaderMap::new())
+            .error
+            .to_string();
+        assert!(
+            text.starts_with("Released refused the shared secret (401):"),
+            "{text}"
+        );
     }
 
     #[test]
     fn retry_after_is_heeded_where_it_makes_sense() {
-        let headers = HeaderMap::from_iter([(http::header::RETRY_AFTER, http::HeaderValue::from_static("7"))]);
-        for (status, heeded) in [(429, true), (503, true), (500, false), (400, false), (301, false)] {
+        let headers = HeaderMap::from_iter([(
+            http::header::RETRY_AFTER,
+            http::HeaderValue::from_static("7"),
+        )]);
+        for (status, heeded) in [
+            (429, true),
+            (503, true),
+            (500, false),
+            (400, false),
+            (301, false),
+        ] {
             let failure = refusal(StatusCode::from_u16(status).expect("a status"), &headers);
             assert_eq!(failure.error.retry_after().is_some(), heeded, "{status}");
         }

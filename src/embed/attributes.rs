@@ -12,7 +12,10 @@ pub(crate) struct Element {
 
 impl Element {
     pub(crate) fn new(name: &'static str) -> Self {
-        Self { name, attributes: Vec::new() }
+        Self {
+            name,
+            attributes: Vec::new(),
+        }
     }
 
     /// Sets an attribute. A later value replaces an earlier one.
@@ -67,7 +70,10 @@ impl fmt::Display for Escaped<'_> {
 
 /// Returns whether `name` can follow `data-`, and has no upper case, which HTML would change.
 pub(crate) fn is_data_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    !name.is_empty()
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
 /// An enum of an attribute's values, with the text of each.

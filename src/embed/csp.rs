@@ -34,17 +34,41 @@ pub use super::csp_layer::{CspLayer, CspResponseFuture, CspService};
 
 /// The directives that apply to each kind of request, most specific first, and the one that is added.
 const FALLBACKS: &[Need] = &[
-    Need { kind: Kind::Frame, directive: "frame-src", fallbacks: &["frame-src", "child-src", "default-src"] },
-    Need { kind: Kind::Connect, directive: "connect-src", fallbacks: &["connect-src", "default-src"] },
-    Need { kind: Kind::Script, directive: "script-src", fallbacks: &["script-src-elem", "script-src", "default-src"] },
-    Need { kind: Kind::Style, directive: "style-src", fallbacks: &["style-src-elem", "style-src", "default-src"] },
+    Need {
+        kind: Kind::Frame,
+        directive: "frame-src",
+        fallbacks: &["frame-src", "child-src", "default-src"],
+    },
+    Need {
+        kind: Kind::Connect,
+        directive: "connect-src",
+        fallbacks: &["connect-src", "default-src"],
+    },
+    Need {
+        kind: Kind::Script,
+        directive: "script-src",
+        fallbacks: &["script-src-elem", "script-src", "default-src"],
+    },
+    Need {
+        kind: Kind::Style,
+        directive: "style-src",
+        fallbacks: &["style-src-elem", "style-src", "default-src"],
+    },
     Need {
         kind: Kind::StyleAttribute,
         directive: "style-src",
         fallbacks: &["style-src-attr", "style-src", "default-src"],
     },
-    Need { kind: Kind::Image, directive: "img-src", fallbacks: &["img-src", "default-src"] },
-    Need { kind: Kind::Font, directive: "font-src", fallbacks: &["font-src", "default-src"] },
+    Need {
+        kind: Kind::Image,
+        directive: "img-src",
+        fallbacks: &["img-src", "default-src"],
+    },
+    Need {
+        kind: Kind::Font,
+        directive: "font-src",
+        fallbacks: &["font-src", "default-src"],
+    },
 ];
 
 struct Need {
@@ -67,11 +91,27 @@ enum Kind {
 /// Returns the shortest list of Released's hosts.
 pub fn strict() -> Sources {
     Sources::new(&[
-        (Kind::Connect, &["https://api.released.so", "https://events.released.so"]),
+        (
+            Kind::Connect,
+            &["https://api.released.so", "https://events.released.so"],
+        ),
         (Kind::Script, &["https://embed.released.so"]),
-        (Kind::Style, &["'unsafe-inline'", "https://cdn.released.so", "https://embed.released.so"]),
+        (
+            Kind::Style,
+            &[
+                "'unsafe-inline'",
+                "https://cdn.released.so",
+                "https://embed.released.so",
+            ],
+        ),
         (Kind::StyleAttribute, &["'unsafe-inline'"]),
-        (Kind::Image, &["https://cdn.released.so", "https://dwamxgqy3aotj.cloudfront.net"]),
+        (
+            Kind::Image,
+            &[
+                "https://cdn.released.so",
+                "https://dwamxgqy3aotj.cloudfront.net",
+            ],
+        ),
         (Kind::Font, &["https://embed.released.so"]),
     ])
 }
@@ -105,15 +145,24 @@ pub fn recommended() -> Sources {
 pub fn nonce_of(policy: &str) -> Option<&str> {
     let first = policy.split(',').next()?;
     let parsed = Policy::parse(first);
-    let script = ["script-src-elem", "script-src", "default-src"].iter().find_map(|name| parsed.position(name))?;
-    let nonce = parsed.directives[script].sources.iter().find_map(|source| {
-        // The keyword is case-insensitive, the nonce is not.
-        let start = source.get(..7).filter(|start| start.eq_ignore_ascii_case("'nonce-"))?;
-        let nonce = source[start.len()..].strip_suffix('\'')?;
-        is_base64(nonce).then(|| nonce.to_owned())
-    })?;
+    let script = ["script-src-elem", "script-src", "default-src"]
+        .iter()
+        .find_map(|name| parsed.position(name))?;
+    let nonce = parsed.directives[script]
+        .sources
+        .iter()
+        .find_map(|source| {
+            // The keyword is case-insensitive, the nonce is not.
+            let start = source
+                .get(..7)
+                .filter(|start| start.eq_ignore_ascii_case("'nonce-"))?;
+            let nonce = source[start.len()..].strip_suffix('\'')?;
+            is_base64(nonce).then(|| nonce.to_owned())
+        })?;
     // The parsed policy owns its words; the caller's own are returned.
-    first.find(&nonce).map(|start| &first[start..start + nonce.len()])
+    first
+        .find(&nonce)
+        .map(|start| &first[start..start + nonce.len()])
 }
 
 /// Holds the sources that an embed needs; see the [module](self).
@@ -125,7 +174,12 @@ pub struct Sources {
 impl Sources {
     fn new(lists: &[(Kind, &[&str])]) -> Self {
         let own = |list: &[&str]| list.iter().map(|source| (*source).to_owned()).collect();
-        Self { by_kind: lists.iter().map(|(kind, list)| (*kind, own(list))).collect() }
+        Self {
+            by_kind: lists
+                .iter()
+                .map(|(kind, list)| (*kind, own(list)))
+                .collect(),
+        }
     }
 
     /// Allows the portal's frame from this host: `SUBDOMAIN.releasedhub.com`, or your own hub host.
@@ -134,7 +188,9 @@ impl Sources {
     ///
     /// `host` is not the name of a host.
     pub fn hub(mut self, host: &str) -> Result<Self, InvalidSource> {
-        let is_name = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
+        let is_name = host
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
         let url = format!("https://{host}");
         match Url::parse(&url).map_err(|_| InvalidSource)?.host() {
             Some(Host::Domain(_)) if is_name => {
@@ -153,7 +209,9 @@ impl Sources {
     /// `origin` is not an origin such as `https://example.com:8443`.
     pub fn origin(mut self, origin: &str) -> Result<Self, InvalidSource> {
         let parsed = Url::parse(origin).map_err(|_| InvalidSource)?;
-        if !matches!(parsed.scheme(), "http" | "https") || parsed.origin().ascii_serialization() != origin {
+        if !matches!(parsed.scheme(), "http" | "https")
+            || parsed.origin().ascii_serialization() != origin
+        {
             return Err(InvalidSource);
         }
         for kind in [Kind::Script, Kind::Connect] {
@@ -183,14 +241,24 @@ impl Sources {
     /// and nothing is added. If the value has several policies, separated by commas, each is merged, because a browser
     /// enforces all of them.
     pub fn merge_into(&self, policies: &str) -> String {
-        let merged: Vec<_> = policies.split(',').map(|policy| self.merge_into_one(policy)).collect();
+        let merged: Vec<_> = policies
+            .split(',')
+            .map(|policy| self.merge_into_one(policy))
+            .collect();
         merged.join(", ")
     }
 
     fn merge_into_one(&self, policy: &str) -> String {
         let mut policy = Policy::parse(policy);
-        for Need { kind, directive, fallbacks } in FALLBACKS {
-            let Some((_, needed)) = self.by_kind.iter().find(|(known, _)| known == kind) else { continue };
+        for Need {
+            kind,
+            directive,
+            fallbacks,
+        } in FALLBACKS
+        {
+            let Some((_, needed)) = self.by_kind.iter().find(|(known, _)| known == kind) else {
+                continue;
+            };
             policy.allow(needed, directive, fallbacks);
         }
         policy.to_string()
@@ -230,23 +298,36 @@ impl Policy {
             let text = text.trim_matches(|character: char| character.is_ascii_whitespace());
             let mut words = text.split_ascii_whitespace();
             let name = words.next()?.to_ascii_lowercase();
-            Some(Directive { name, sources: words.map(str::to_owned).collect(), unchanged: Some(text.to_owned()) })
+            Some(Directive {
+                name,
+                sources: words.map(str::to_owned).collect(),
+                unchanged: Some(text.to_owned()),
+            })
         });
-        Self { directives: directives.collect() }
+        Self {
+            directives: directives.collect(),
+        }
     }
 
     /// Browsers apply the first of several directives with one name.
     fn position(&self, name: &str) -> Option<usize> {
-        self.directives.iter().position(|directive| directive.name == name)
+        self.directives
+            .iter()
+            .position(|directive| directive.name == name)
     }
 
     /// Adds these sources to the directive that governs a kind of request.
     fn allow(&mut self, needed: &[String], directive: &str, fallbacks: &[&str]) {
         // Without a directive, everything is allowed.
-        let Some(governing) = fallbacks.iter().find_map(|name| self.position(name)) else { return };
+        let Some(governing) = fallbacks.iter().find_map(|name| self.position(name)) else {
+            return;
+        };
         let sources = &self.directives[governing].sources;
-        let missing: Vec<String> =
-            needed.iter().filter(|source| !sources.iter().any(|allowed| covers(allowed, source))).cloned().collect();
+        let missing: Vec<String> = needed
+            .iter()
+            .filter(|source| !sources.iter().any(|allowed| covers(allowed, source)))
+            .cloned()
+            .collect();
         if missing.is_empty() {
             return;
         }
@@ -255,12 +336,23 @@ impl Policy {
         sources.extend(missing);
 
         // A directive for several kinds of requests stays as it is, and a more specific one is added.
-        let is_wider = matches!(self.directives[governing].name.as_str(), "default-src" | "child-src");
-        let name = if is_wider { directive.to_owned() } else { self.directives[governing].name.clone() };
+        let is_wider = matches!(
+            self.directives[governing].name.as_str(),
+            "default-src" | "child-src"
+        );
+        let name = if is_wider {
+            directive.to_owned()
+        } else {
+            self.directives[governing].name.clone()
+        };
         if name == "script-src" {
             self.keep_workers(governing);
         }
-        let changed = Directive { name, sources, unchanged: None };
+        let changed = Directive {
+            name,
+            sources,
+            unchanged: None,
+        };
         if is_wider {
             self.directives.push(changed);
         } else {
@@ -272,17 +364,36 @@ impl Policy {
     /// changes. With `'strict-dynamic'` they need none, because hosts do not count then.
     fn keep_workers(&mut self, governing: usize) {
         let sources = &self.directives[governing].sources;
-        let has_own = self.position("worker-src").or(self.position("child-src")).is_some();
-        if !has_own && !sources.iter().any(|source| source.eq_ignore_ascii_case("'strict-dynamic'")) {
+        let has_own = self
+            .position("worker-src")
+            .or(self.position("child-src"))
+            .is_some();
+        if !has_own
+            && !sources
+                .iter()
+                .any(|source| source.eq_ignore_ascii_case("'strict-dynamic'"))
+        {
             let sources = sources.clone();
-            self.directives.push(Directive { name: "worker-src".to_owned(), sources, unchanged: None });
+            self.directives.push(Directive {
+                name: "worker-src".to_owned(),
+                sources,
+                unchanged: None,
+            });
         }
     }
 }
 
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, Directive { name, sources, unchanged }) in self.directives.iter().enumerate() {
+        for (
+            index,
+            Directive {
+                name,
+                sources,
+                unchanged,
+            },
+        ) in self.directives.iter().enumerate()
+        {
             if index > 0 {
                 f.write_str("; ")?;
             }
@@ -290,7 +401,9 @@ impl fmt::Display for Policy {
                 f.write_str(text)?;
             } else {
                 f.write_str(name)?;
-                sources.iter().try_for_each(|source| write!(f, " {source}"))?;
+                sources
+                    .iter()
+                    .try_for_each(|source| write!(f, " {source}"))?;
             }
         }
         Ok(())
@@ -302,7 +415,9 @@ fn covers(allowed: &str, needed: &str) -> bool {
     if allowed.eq_ignore_ascii_case(needed) {
         return true;
     }
-    let Some((scheme, host)) = needed.split_once("://") else { return false };
+    let Some((scheme, host)) = needed.split_once("://") else {
+        return false;
+    };
     if allowed == "*" || allowed.eq_ignore_ascii_case("https:") && scheme == "https" {
         return true;
     }
@@ -314,7 +429,9 @@ fn covers(allowed: &str, needed: &str) -> bool {
     let (pattern, host) = (pattern.to_ascii_lowercase(), host.to_ascii_lowercase());
     match pattern.strip_prefix("*.") {
         // A wildcard that is needed is covered by a wider one.
-        Some(domain) => host.strip_suffix(domain).is_some_and(|start| start.ends_with('.')),
+        Some(domain) => host
+            .strip_suffix(domain)
+            .is_some_and(|start| start.ends_with('.')),
         None => pattern == host,
     }
 }

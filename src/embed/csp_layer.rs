@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use http::header::{CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY_REPORT_ONLY, CONTENT_TYPE, HeaderName};
+use http::header::{
+    CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY_REPORT_ONLY, CONTENT_TYPE, HeaderName,
+};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
@@ -61,7 +63,11 @@ struct Warned {
 impl CspLayer {
     /// Creates a layer that merges these sources.
     pub fn new(sources: Sources) -> Self {
-        Self { sources: Arc::new(sources), on_every_response: false, warned: Arc::default() }
+        Self {
+            sources: Arc::new(sources),
+            on_every_response: false,
+            warned: Arc::default(),
+        }
     }
 
     /// Merges the sources into responses without a token, too. Use it for pages with a public portal, and for pages
@@ -76,7 +82,10 @@ impl<S> Layer<S> for CspLayer {
     type Service = CspService<S>;
 
     fn layer(&self, inner: S) -> CspService<S> {
-        CspService { inner, layer: self.clone() }
+        CspService {
+            inner,
+            layer: self.clone(),
+        }
     }
 }
 
@@ -107,7 +116,10 @@ where
                  outside"
             );
         }
-        CspResponseFuture { inner: self.inner.call(request), layer: self.layer.clone() }
+        CspResponseFuture {
+            inner: self.inner.call(request),
+            layer: self.layer.clone(),
+        }
     }
 }
 
@@ -140,7 +152,11 @@ where
                 if carries_token
                     && !merged
                     && is_page(response.headers())
-                    && !this.layer.warned.has_no_policy.swap(true, Ordering::Relaxed)
+                    && !this
+                        .layer
+                        .warned
+                        .has_no_policy
+                        .swap(true, Ordering::Relaxed)
                 {
                     warn!(
                         "a response with an auth token has no Content-Security-Policy to merge into; put the CspLayer \
@@ -155,16 +171,24 @@ where
 
 /// Whether this is a page, which a policy is for. An answer of the token endpoint needs none.
 fn is_page(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let content_type = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     content_type.starts_with("text/html") || content_type.starts_with("application/xhtml+xml")
 }
 
 /// Merges the sources into each header of this name, which is a policy of its own. Returns whether there is one.
 fn merge(headers: &mut HeaderMap, name: HeaderName, sources: &Sources) -> bool {
-    let http::header::Entry::Occupied(mut policies) = headers.entry(name) else { return false };
+    let http::header::Entry::Occupied(mut policies) = headers.entry(name) else {
+        return false;
+    };
     for policy in policies.iter_mut() {
         // A value that is not text is not a policy. A merged value is always a legal header.
-        if let Some(merged) = policy.to_str().ok().and_then(|text| HeaderValue::try_from(sources.merge_into(text)).ok())
+        if let Some(merged) = policy
+            .to_str()
+            .ok()
+            .and_then(|text| HeaderValue::try_from(sources.merge_into(text)).ok())
         {
             *policy = merged;
         }

@@ -64,14 +64,21 @@ impl Script {
     /// - The hash has other characters than letters, digits, `-` and `_`.
     /// - The integrity is not `sha256-`, `sha384-` or `sha512-` followed by base64.
     pub fn pinned(mut self, hash: &str, integrity: &str) -> Result<Self, InvalidScript> {
-        if hash.is_empty() || !hash.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
+        if hash.is_empty()
+            || !hash
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        {
             return Err(InvalidScript::Hash);
         }
-        let digest = ["sha256-", "sha384-", "sha512-"].iter().find_map(|algorithm| integrity.strip_prefix(algorithm));
+        let digest = ["sha256-", "sha384-", "sha512-"]
+            .iter()
+            .find_map(|algorithm| integrity.strip_prefix(algorithm));
         if !digest.is_some_and(is_base64) {
             return Err(InvalidScript::Integrity);
         }
-        self.element.set("src", format!("https://embed.released.so/{hash}/embed.js"));
+        self.element
+            .set("src", format!("https://embed.released.so/{hash}/embed.js"));
         self.element.set("integrity", integrity);
         // Without it, a browser cannot check a script of another origin.
         self.element.set("crossorigin", "anonymous");
@@ -103,7 +110,9 @@ pub(crate) fn is_base64(text: &str) -> bool {
     let unpadded = text.trim_end_matches('=');
     !unpadded.is_empty()
         && text.len() - unpadded.len() <= 2
-        && unpadded.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/-_".contains(&byte))
+        && unpadded
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"+/-_".contains(&byte))
 }
 
 /// Says why a [`Script`] was refused.
@@ -121,8 +130,12 @@ pub enum InvalidScript {
 impl fmt::Display for InvalidScript {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Hash => "the hash of the pinned build has other characters than letters, digits, - and _",
-            Self::Integrity => "the integrity is not sha256-, sha384- or sha512- followed by base64",
+            Self::Hash => {
+                "the hash of the pinned build has other characters than letters, digits, - and _"
+            }
+            Self::Integrity => {
+                "the integrity is not sha256-, sha384- or sha512- followed by base64"
+            }
             Self::Nonce => "the nonce is not base64",
         })
     }

@@ -33,7 +33,13 @@ pub fn token_script_tag(path: &str) -> Script {
 ///
 /// The nonce is not base64 or URL-safe base64.
 pub fn token_script_inline(nonce: &str) -> Result<InlineScript, InvalidScript> {
-    if is_base64(nonce) { Ok(InlineScript { nonce: nonce.to_owned() }) } else { Err(InvalidScript::Nonce) }
+    if is_base64(nonce) {
+        Ok(InlineScript {
+            nonce: nonce.to_owned(),
+        })
+    } else {
+        Err(InvalidScript::Nonce)
+    }
 }
 
 /// Writes a `<script>` element with the script in it; see [`token_script_inline`].
@@ -52,7 +58,13 @@ impl fmt::Display for InlineScript {
 /// Returns the version of the script: the start of its SHA-256.
 fn version() -> &'static str {
     static VERSION: OnceLock<String> = OnceLock::new();
-    VERSION.get_or_init(|| Hash::hash(SOURCE.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    VERSION.get_or_init(|| {
+        Hash::hash(SOURCE.as_bytes())
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    })
 }
 
 /// Serves the script that fetches tokens in the browser. Route it with `get(token_script)`, outside of the layer.
@@ -77,19 +89,36 @@ pub async fn token_script(parts: http::request::Parts) -> axum_core::response::R
 
     let etag = format!("\"{}\"", version());
     let is_known = parts.headers.get_all(IF_NONE_MATCH).iter().any(|tags| {
-        tags.to_str().is_ok_and(|tags| tags.split(',').any(|tag| tag.trim().trim_start_matches("W/") == etag))
+        tags.to_str().is_ok_and(|tags| {
+            tags.split(',')
+                .any(|tag| tag.trim().trim_start_matches("W/") == etag)
+        })
     });
-    let is_versioned =
-        parts.uri.query().is_some_and(|query| query.split('&').any(|pair| pair == format!("v={}", version())));
+    let is_versioned = parts.uri.query().is_some_and(|query| {
+        query
+            .split('&')
+            .any(|pair| pair == format!("v={}", version()))
+    });
 
-    let mut response = axum_core::response::Response::new(if is_known { Body::empty() } else { Body::from(SOURCE) });
+    let mut response = axum_core::response::Response::new(if is_known {
+        Body::empty()
+    } else {
+        Body::from(SOURCE)
+    });
     if is_known {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     }
     let headers = response.headers_mut();
-    let caching = if is_versioned { "public, max-age=31536000, immutable" } else { "no-cache" };
+    let caching = if is_versioned {
+        "public, max-age=31536000, immutable"
+    } else {
+        "no-cache"
+    };
     headers.insert(CACHE_CONTROL, HeaderValue::from_static(caching));
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/javascript; charset=utf-8"));
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/javascript; charset=utf-8"),
+    );
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     // Hexadecimal digits and quotes can stand in a header.
     if let Ok(etag) = HeaderValue::try_from(etag) {

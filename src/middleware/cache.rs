@@ -2,7 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
-use http::header::{CACHE_CONTROL, ETAG, EXPIRES, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
+use http::header::{
+    CACHE_CONTROL, ETAG, EXPIRES, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
+};
 use http::{HeaderMap, HeaderValue, Response};
 
 use super::grpc::has_grpc_content;
@@ -46,7 +48,9 @@ pub(crate) fn mark<B>(response: &mut Response<B>, settings: &Settings) {
     if settings.cache_control == CacheControl::NoStore {
         let was_public = forbid(response.headers_mut());
         if was_public && !settings.warned_of_public.swap(true, Ordering::Relaxed) {
-            warn!("the handler made a response public that may carry an auth token; it is `private, no-store` now");
+            warn!(
+                "the handler made a response public that may carry an auth token; it is `private, no-store` now"
+            );
         }
     }
 }
@@ -57,7 +61,10 @@ fn forbid(headers: &mut HeaderMap) -> bool {
     if has_grpc_content(headers) {
         return false;
     }
-    let was_public = headers.get_all(CACHE_CONTROL).iter().any(asks_for_shared_caching);
+    let was_public = headers
+        .get_all(CACHE_CONTROL)
+        .iter()
+        .any(asks_for_shared_caching);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     // Most often there are none of these, so one look at all headers costs less than a search for each.
     while let Some(name) = headers.keys().find(|name| directs_caches(name)).cloned() {

@@ -60,16 +60,43 @@ struct Waiting<S, B> {
 
 impl<S, B, F, P> ResponseFuture<S, B, F, P> {
     pub(crate) fn passing(inner: F) -> Self {
-        Self { state: State::Passing { inner } }
+        Self {
+            state: State::Passing { inner },
+        }
     }
 
-    pub(crate) fn minting(driver: Driver, request: Request<B>, service: S, policy: P, settings: Arc<Settings>) -> Self {
+    pub(crate) fn minting(
+        driver: Driver,
+        request: Request<B>,
+        service: S,
+        policy: P,
+        settings: Arc<Settings>,
+    ) -> Self {
         let waiting = Some(Waiting { service, request });
-        Self { state: State::Minting { driver: Some(driver), waiting, policy, settings } }
+        Self {
+            state: State::Minting {
+                driver: Some(driver),
+                waiting,
+                policy,
+                settings,
+            },
+        }
     }
 
-    pub(crate) fn responding(inner: F, driver: Driver, first: Drives, settings: Arc<Settings>) -> Self {
-        Self { state: State::Responding { inner, driver: Some(driver), drives: first, settings } }
+    pub(crate) fn responding(
+        inner: F,
+        driver: Driver,
+        first: Drives,
+        settings: Arc<Settings>,
+    ) -> Self {
+        Self {
+            state: State::Responding {
+                inner,
+                driver: Some(driver),
+                drives: first,
+                settings,
+            },
+        }
     }
 }
 
@@ -85,12 +112,23 @@ where
         loop {
             match this.state.as_mut().project() {
                 StateProjection::Passing { inner } => return inner.poll(cx),
-                StateProjection::Minting { driver, waiting, policy, settings } => {
-                    let outcome = ready!(driver.as_ref().expect("polled after completion").start(cx));
+                StateProjection::Minting {
+                    driver,
+                    waiting,
+                    policy,
+                    settings,
+                } => {
+                    let outcome =
+                        ready!(driver.as_ref().expect("polled after completion").start(cx));
                     let driver = driver.take();
-                    let Waiting { mut service, mut request } = waiting.take().expect("polled after completion");
+                    let Waiting {
+                        mut service,
+                        mut request,
+                    } = waiting.take().expect("polled after completion");
                     if let Some(rejection) = rejection_for(&outcome) {
-                        if let Some(answer) = policy.answer(request.method(), request.headers(), &rejection) {
+                        if let Some(answer) =
+                            policy.answer(request.method(), request.headers(), &rejection)
+                        {
                             return Poll::Ready(Ok(answer));
                         }
                     }
@@ -107,13 +145,27 @@ where
                         }
                     }
                     let (inner, settings) = (service.call(request), Arc::clone(settings));
-                    this.state.set(State::Responding { inner, driver, drives: Drives::NoMore, settings });
+                    this.state.set(State::Responding {
+                        inner,
+                        driver,
+                        drives: Drives::NoMore,
+                        settings,
+                    });
                 }
-                StateProjection::Responding { inner, driver, drives, settings } => {
+                StateProjection::Responding {
+                    inner,
+                    driver,
+                    drives,
+                    settings,
+                } => {
                     if let Some(driver) = driver {
                         match drives {
-                            Drives::FromTheStart if driver.start(cx).is_ready() => *drives = Drives::NoMore,
-                            Drives::OnceStarted if driver.drive(cx).is_ready() => *drives = Drives::NoMore,
+                            Drives::FromTheStart if driver.start(cx).is_ready() => {
+                                *drives = Drives::NoMore
+                            }
+                            Drives::OnceStarted if driver.drive(cx).is_ready() => {
+                                *drives = Drives::NoMore
+                            }
                             _ => {}
                         }
                     }
@@ -149,6 +201,8 @@ impl<S, B, F, P> fmt::Debug for ResponseFuture<S, B, F, P> {
             State::Responding { .. } => "Responding",
             State::Done => "Done",
         };
-        f.debug_struct("ResponseFuture").field("state", &state).finish_non_exhaustive()
+        f.debug_struct("ResponseFuture")
+            .field("state", &state)
+            .finish_non_exhaustive()
     }
 }

@@ -9,13 +9,20 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Turns a response into one of trailers only (gRPC over HTTP/2, "Responses"): the status in the headers, and no body.
-pub(crate) fn answer<B>(response: &mut Response<B>, request: &HeaderMap, rejection: &AuthTokenRejection) {
+pub(crate) fn answer<B>(
+    response: &mut Response<B>,
+    request: &HeaderMap,
+    rejection: &AuthTokenRejection,
+) {
     let headers = response.headers_mut();
     if let Some(content_type) = request.get(CONTENT_TYPE) {
         headers.insert(CONTENT_TYPE, content_type.clone());
     }
     headers.insert(GRPC_STATUS, HeaderValue::from_static(status(rejection)));
-    headers.insert(GRPC_MESSAGE, HeaderValue::from_static(rejection.client_text()));
+    headers.insert(
+        GRPC_MESSAGE,
+        HeaderValue::from_static(rejection.client_text()),
+    );
 }
 
 /// Returns the code's number, as in `tonic::Code`.
@@ -39,7 +46,15 @@ fn status(rejection: &AuthTokenRejection) -> &'static str {
 /// `application/grpc-web`.
 pub(crate) fn has_grpc_content(headers: &HeaderMap) -> bool {
     const GRPC: &str = "application/grpc";
-    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    content_type.get(..GRPC.len()).is_some_and(|start| start.eq_ignore_ascii_case(GRPC))
-        && matches!(content_type.as_bytes().get(GRPC.len()), None | Some(b'+' | b'-' | b';' | b' '))
+    let content_type = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    content_type
+        .get(..GRPC.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(GRPC))
+        && matches!(
+            content_type.as_bytes().get(GRPC.len()),
+            None | Some(b'+' | b'-' | b';' | b' ')
+        )
 }

@@ -67,7 +67,10 @@ impl ReleasedTokenLayer {
             cache_control: CacheControl::default(),
             warned_of_public: Arc::default(),
         };
-        Self { settings, policy: FailOpen }
+        Self {
+            settings,
+            policy: FailOpen,
+        }
     }
 
     /// Sets when the token is minted. Default: [`MintTiming::BeforeHandler`].
@@ -99,7 +102,10 @@ impl ReleasedTokenLayer {
     /// `.mint_when(always)` nothing is skipped.
     pub fn reject_without_token(mut self) -> ReleasedTokenLayer<FailClosed> {
         self.settings.timing = MintTiming::BeforeHandler;
-        ReleasedTokenLayer { settings: self.settings, policy: FailClosed }
+        ReleasedTokenLayer {
+            settings: self.settings,
+            policy: FailClosed,
+        }
     }
 }
 
@@ -130,13 +136,21 @@ impl<S, P: Clone> Layer<S> for ReleasedTokenLayer<P> {
 
 impl<P: fmt::Debug> fmt::Debug for ReleasedTokenLayer<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReleasedTokenLayer").field("settings", &self.settings).field("policy", &self.policy).finish()
+        f.debug_struct("ReleasedTokenLayer")
+            .field("settings", &self.settings)
+            .field("policy", &self.policy)
+            .finish()
     }
 }
 
 /// Makes the mint of a request, from its head to the token, without starting it. An anonymous request does not use the
 /// minter.
-fn mint<M: Minter, R: UserResolver>(minter: &M, resolver: &R, outcomes: &Arc<Outcomes>, parts: &Parts) -> Mint {
+fn mint<M: Minter, R: UserResolver>(
+    minter: &M,
+    resolver: &R,
+    outcomes: &Arc<Outcomes>,
+    parts: &Parts,
+) -> Mint {
     let user = resolver.resolve(parts);
     let mut minter = minter.clone();
     let outcomes = Arc::clone(outcomes);
@@ -146,7 +160,9 @@ fn mint<M: Minter, R: UserResolver>(minter: &M, resolver: &R, outcomes: &Arc<Out
             let Some(user) = user.await.map_err(|error| resolver_failed(error.into()))? else {
                 return Ok(None);
             };
-            poll_fn(|cx| minter.poll_ready(cx)).await.map_err(Into::into)?;
+            poll_fn(|cx| minter.poll_ready(cx))
+                .await
+                .map_err(Into::into)?;
             let token = minter.call(user).await.map_err(Into::into)?;
             Ok(Some(token))
         };
@@ -159,6 +175,10 @@ fn mint<M: Minter, R: UserResolver>(minter: &M, resolver: &R, outcomes: &Arc<Out
 }
 
 fn resolver_failed(error: BoxError) -> MintError {
-    let kind = if error.is::<InvalidUser>() { MintErrorKind::InvalidUser } else { MintErrorKind::Resolver };
+    let kind = if error.is::<InvalidUser>() {
+        MintErrorKind::InvalidUser
+    } else {
+        MintErrorKind::Resolver
+    };
     MintError::new(kind).with_source(error)
 }

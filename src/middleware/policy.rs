@@ -22,7 +22,12 @@ pub struct FailClosed;
 )]
 pub trait TokenPolicy<B>: Copy {
     /// Returns the answer in the handler's place to a request with this head, or `None` to call the handler.
-    fn answer(self, method: &Method, headers: &HeaderMap, rejection: &AuthTokenRejection) -> Option<Response<B>>;
+    fn answer(
+        self,
+        method: &Method,
+        headers: &HeaderMap,
+        rejection: &AuthTokenRejection,
+    ) -> Option<Response<B>>;
 }
 
 impl<B> TokenPolicy<B> for FailOpen {
@@ -33,7 +38,12 @@ impl<B> TokenPolicy<B> for FailOpen {
 
 #[diagnostic::do_not_recommend]
 impl<B: Default> TokenPolicy<B> for FailClosed {
-    fn answer(self, method: &Method, headers: &HeaderMap, rejection: &AuthTokenRejection) -> Option<Response<B>> {
+    fn answer(
+        self,
+        method: &Method,
+        headers: &HeaderMap,
+        rejection: &AuthTokenRejection,
+    ) -> Option<Response<B>> {
         let mut response = Response::new(B::default());
         // A gRPC answer has status 200, which a cache could keep, so only a POST gets it: a browser may claim gRPC in a
         // GET.

@@ -28,7 +28,11 @@ pub struct ReleasedTokenService<S, P = super::FailOpen> {
 
 impl<S, P> ReleasedTokenService<S, P> {
     pub(crate) fn new(inner: S, settings: Arc<Settings>, policy: P) -> Self {
-        Self { inner, settings, policy }
+        Self {
+            inner,
+            settings,
+            policy,
+        }
     }
 }
 
@@ -66,12 +70,18 @@ where
                 let ready = mem::replace(&mut self.inner, clone);
                 ResponseFuture::minting(driver, request, ready, self.policy, settings)
             }
-            MintTiming::AlongsideHandler => {
-                ResponseFuture::responding(self.inner.call(request), driver, Drives::FromTheStart, settings)
-            }
-            MintTiming::OnExtraction => {
-                ResponseFuture::responding(self.inner.call(request), driver, Drives::OnceStarted, settings)
-            }
+            MintTiming::AlongsideHandler => ResponseFuture::responding(
+                self.inner.call(request),
+                driver,
+                Drives::FromTheStart,
+                settings,
+            ),
+            MintTiming::OnExtraction => ResponseFuture::responding(
+                self.inner.call(request),
+                driver,
+                Drives::OnceStarted,
+                settings,
+            ),
         }
     }
 }

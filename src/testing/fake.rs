@@ -12,7 +12,9 @@ use tokio::task::JoinHandle;
 
 use super::lock;
 use super::reply::Reply;
-use super::server::{Behaviour, EMAIL_ONLY_PATH, EMBED_PATH, IMPERSONATION_PATH, Shared, random_secret, serve};
+use super::server::{
+    Behaviour, EMAIL_ONLY_PATH, EMBED_PATH, IMPERSONATION_PATH, Shared, random_secret, serve,
+};
 use crate::user::User;
 
 /// Runs a fake of Released: a real HTTP server on a free port of 127.0.0.1. Dropping the last clone stops the server.
@@ -74,7 +76,9 @@ pub struct Session {
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("expires_in", &self.expires_in).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("expires_in", &self.expires_in)
+            .finish_non_exhaustive()
     }
 }
 
@@ -117,7 +121,11 @@ impl FakeReleased {
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared::new());
         let server = tokio::spawn(serve(listener, Arc::clone(&shared)));
-        Ok(Self { address, shared, _server: Arc::new(Server(server)) })
+        Ok(Self {
+            address,
+            shared,
+            _server: Arc::new(Server(server)),
+        })
     }
 
     /// Returns the id of its account.
@@ -171,7 +179,8 @@ impl FakeReleased {
     /// Returns the builder of [`client`](Self::client), for a client with other settings, such as the deadline.
     #[cfg(feature = "client")]
     pub fn client_builder(&self) -> crate::client::ReleasedClientBuilder {
-        crate::ReleasedClient::builder(self.account_id(), self.shared_secret()).endpoint(self.impersonation_url())
+        crate::ReleasedClient::builder(self.account_id(), self.shared_secret())
+            .endpoint(self.impersonation_url())
     }
 
     /// Delays every later answer to a request for a token by this time. Default: no delay.
@@ -216,7 +225,10 @@ impl FakeReleased {
     pub async fn wait_until(&self, wanted: impl FnMut(&Counts) -> bool) -> Counts {
         let mut counts = self.shared.counts.subscribe();
         // The sender is in `self`, so it is not closed during the wait.
-        counts.wait_for(wanted).await.map_or_else(|_closed| self.counts(), |counts| *counts)
+        counts
+            .wait_for(wanted)
+            .await
+            .map_or_else(|_closed| self.counts(), |counts| *counts)
     }
 
     /// Returns the users for whom it has minted, in order. The API without ids gives every user the id `email-only`.

@@ -58,8 +58,14 @@ mod tests {
 
     #[test]
     fn only_the_key_that_signed_a_token_verifies_it() {
-        let claims =
-            Claims { sub: "u1".into(), email: "ada@example.com".into(), name: None, iat: 1, exp: 2, jti: "j".into() };
+        let claims = Claims {
+            sub: "u1".into(),
+            email: "ada@example.com".into(),
+            name: None,
+            iat: 1,
+            exp: 2,
+            jti: "j".into(),
+        };
         let token = Key::new(b"one").sign(&claims);
         assert_eq!(Key::new(b"one").verify(&token).expect("its own").sub, "u1");
         assert!(Key::new(b"two").verify(&token).is_none());

@@ -30,7 +30,11 @@ impl Reply {
     pub fn status(status: u16) -> Self {
         assert!(status >= 200, "a final status is 200 or more");
         let status = StatusCode::from_u16(status).expect("a status has three digits");
-        Self { status, headers: Vec::new(), body: Bytes::new() }
+        Self {
+            status,
+            headers: Vec::new(),
+            body: Bytes::new(),
+        }
     }
 
     /// Adds a header.

@@ -45,23 +45,44 @@ struct Profile {
 
 impl Account {
     /// Returns the user that a request vouches for.
-    pub(crate) fn check(&self, api: Api, headers: &HeaderMap, body: &[u8]) -> Result<User, Refusal> {
+    pub(crate) fn check(
+        &self,
+        api: Api,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<User, Refusal> {
         let bearer = headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes);
         if bearer != Some(format!("Bearer {}", lock(&self.secret)).as_bytes()) {
-            return Err(Refusal { status: StatusCode::UNAUTHORIZED, reason: "the shared secret is wrong" });
+            return Err(Refusal {
+                status: StatusCode::UNAUTHORIZED,
+                reason: "the shared secret is wrong",
+            });
         }
-        let is_json = headers
-            .get(CONTENT_TYPE)
-            .is_some_and(|value| value.to_str().is_ok_and(|value| value.split(';').next() == Some("application/json")));
+        let is_json = headers.get(CONTENT_TYPE).is_some_and(|value| {
+            value
+                .to_str()
+                .is_ok_and(|value| value.split(';').next() == Some("application/json"))
+        });
         if !is_json {
-            return Err(Refusal { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, reason: "not application/json" });
+            return Err(Refusal {
+                status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                reason: "not application/json",
+            });
         }
-        let body: Body = serde_json::from_slice(body).map_err(|_| bad_request("not the JSON that is documented"))?;
-        let account_id = body.account_id.ok_or(bad_request("account_id is missing"))?;
+        let body: Body = serde_json::from_slice(body)
+            .map_err(|_| bad_request("not the JSON that is documented"))?;
+        let account_id = body
+            .account_id
+            .ok_or(bad_request("account_id is missing"))?;
         if account_id != self.id {
-            return Err(Refusal { status: StatusCode::NOT_FOUND, reason: "there is no such account" });
+            return Err(Refusal {
+                status: StatusCode::NOT_FOUND,
+                reason: "there is no such account",
+            });
         }
-        let email = body.user_email.ok_or(bad_request("user_email is missing"))?;
+        let email = body
+            .user_email
+            .ok_or(bad_request("user_email is missing"))?;
         let id = match api {
             Api::Impersonation => body.user_id.ok_or(bad_request("user_id is missing"))?,
             // This API has no ids, and neither have its sessions.
@@ -81,7 +102,10 @@ impl Account {
 }
 
 fn bad_request(reason: &'static str) -> Refusal {
-    Refusal { status: StatusCode::BAD_REQUEST, reason }
+    Refusal {
+        status: StatusCode::BAD_REQUEST,
+        reason,
+    }
 }
 
 fn reason(invalid: InvalidUser) -> Refusal {

@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CACHE_CONTROL, CONTENT_TYPE, ORIGIN,
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CACHE_CONTROL, CONTENT_TYPE,
+    ORIGIN,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
@@ -64,7 +65,9 @@ pub(crate) struct Behaviour {
 pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let Ok((stream, _)) = listener.accept().await else {
+            continue;
+        };
         shared.counts.send_modify(|counts| counts.connections += 1);
         // Answers are small, and tests are about latency.
         let _ = stream.set_nodelay(true);
@@ -72,14 +75,19 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         connections.spawn(async move {
             let service = service_fn(move |request| answer(Arc::clone(&shared), request));
             // An error is the caller's to see.
-            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let _ = http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
         });
         // Closed connections need not be kept.
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    shared: Arc<Shared>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let (parts, body) = request.into_parts();
     let api = match parts.uri.path() {
         IMPERSONATION_PATH => Api::Impersonation,
@@ -90,7 +98,9 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     };
     if parts.method != Method::POST {
         let mut response = empty(StatusCode::METHOD_NOT_ALLOWED);
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("POST"));
         return Ok(response);
     }
     Ok(shared.token(api, &parts.headers, body).await)
@@ -99,8 +109,15 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
 impl Shared {
     pub(crate) fn new() -> Self {
         Self {
-            account: Account { id: "acc_fake".to_owned(), secret: Mutex::new(random_secret()) },
-            key: Key::new(&[random(), random(), random(), random()].map(u64::to_be_bytes).concat()),
+            account: Account {
+                id: "acc_fake".to_owned(),
+                secret: Mutex::new(random_secret()),
+            },
+            key: Key::new(
+                &[random(), random(), random(), random()]
+                    .map(u64::to_be_bytes)
+                    .concat(),
+            ),
             behaviour: Mutex::new(Behaviour {
                 latency: Duration::ZERO,
                 token_life: TOKEN_LIFE,
@@ -120,11 +137,19 @@ impl Shared {
         response
     }
 
-    async fn token_or_refusal(&self, api: Api, headers: &HeaderMap, body: Incoming) -> Response<Full<Bytes>> {
+    async fn token_or_refusal(
+        &self,
+        api: Api,
+        headers: &HeaderMap,
+        body: Incoming,
+    ) -> Response<Full<Bytes>> {
         let body = read(body).await;
         let (latency, token_life, scripted) = {
             let mut behaviour = lock(&self.behaviour);
-            let scripted = behaviour.next.pop_front().or_else(|| behaviour.always.clone());
+            let scripted = behaviour
+                .next
+                .pop_front()
+                .or_else(|| behaviour.always.clone());
             (behaviour.latency, behaviour.token_life, scripted)
         };
         if !latency.is_zero() {
@@ -138,7 +163,10 @@ impl Shared {
         }
         let checked = match body {
             Some(body) => self.account.check(api, headers, &body),
-            None => Err(Refusal { status: StatusCode::PAYLOAD_TOO_LARGE, reason: "the body is too long" }),
+            None => Err(Refusal {
+                status: StatusCode::PAYLOAD_TOO_LARGE,
+                reason: "the body is too long",
+            }),
         };
         match checked {
             Ok(user) => {
@@ -155,7 +183,12 @@ impl Shared {
     }
 
     /// The answer to an embed that wants a session. Pages are of another origin, so it speaks CORS.
-    async fn session(&self, method: &Method, headers: &HeaderMap, body: Incoming) -> Response<Full<Bytes>> {
+    async fn session(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        body: Incoming,
+    ) -> Response<Full<Bytes>> {
         #[derive(Deserialize)]
         struct Exchange {
             token: String,
@@ -163,22 +196,39 @@ impl Shared {
         let mut response = if method == Method::OPTIONS {
             empty(StatusCode::NO_CONTENT)
         } else {
-            let exchange = read(body).await.and_then(|body| serde_json::from_slice(&body).ok());
+            let exchange = read(body)
+                .await
+                .and_then(|body| serde_json::from_slice(&body).ok());
             match exchange {
-                Some(Exchange { token }) if may_embed(headers.get(ORIGIN)) => match self.open_session(&token) {
-                    Ok(session) => json(StatusCode::OK, &session),
-                    Err(denied) => json(StatusCode::FORBIDDEN, &ErrorBody { error: &denied.to_string() }),
-                },
+                Some(Exchange { token }) if may_embed(headers.get(ORIGIN)) => {
+                    match self.open_session(&token) {
+                        Ok(session) => json(StatusCode::OK, &session),
+                        Err(denied) => json(
+                            StatusCode::FORBIDDEN,
+                            &ErrorBody {
+                                error: &denied.to_string(),
+                            },
+                        ),
+                    }
+                }
                 Some(_) => {
                     self.counts.send_modify(|counts| counts.denied += 1);
-                    json(StatusCode::FORBIDDEN, &ErrorBody { error: &AccessDenied::InvalidOrigin.to_string() })
+                    json(
+                        StatusCode::FORBIDDEN,
+                        &ErrorBody {
+                            error: &AccessDenied::InvalidOrigin.to_string(),
+                        },
+                    )
                 }
                 None => empty(StatusCode::BAD_REQUEST),
             }
         };
         let headers = response.headers_mut();
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("content-type"));
+        headers.insert(
+            ACCESS_CONTROL_ALLOW_HEADERS,
+            HeaderValue::from_static("content-type"),
+        );
         response
     }
 
@@ -186,9 +236,16 @@ impl Shared {
         let session = match self.key.verify(token) {
             None => Err(AccessDenied::Signature),
             Some(claims) if claims.exp <= now() => Err(AccessDenied::Expired),
-            Some(Claims { sub, email, name, .. }) => {
+            Some(Claims {
+                sub, email, name, ..
+            }) => {
                 let user_id = (sub != email).then_some(sub);
-                Ok(Session { user_id, email, name, expires_in: SESSION_LIFE.as_secs() })
+                Ok(Session {
+                    user_id,
+                    email,
+                    name,
+                    expires_in: SESSION_LIFE.as_secs(),
+                })
             }
         };
         self.counts.send_modify(|counts| match session {
@@ -211,7 +268,10 @@ impl<'a> InFlight<'a> {
             counts.requests += 1;
             counts.in_flight += 1;
         });
-        Self { counts, done: false }
+        Self {
+            counts,
+            done: false,
+        }
     }
 }
 
@@ -242,7 +302,10 @@ fn claims(api: Api, user: &User, life: Duration) -> Claims {
 /// Released wants HTTPS from a trusted domain; the fake trusts every domain, and this machine without HTTPS.
 fn may_embed(origin: Option<&HeaderValue>) -> bool {
     let Some(origin) = origin else { return true };
-    let origin = origin.to_str().ok().and_then(|origin| Url::parse(origin).ok());
+    let origin = origin
+        .to_str()
+        .ok()
+        .and_then(|origin| Url::parse(origin).ok());
     origin.is_some_and(|origin| match (origin.scheme(), origin.host()) {
         ("https", Some(_)) => true,
         ("http", Some(Host::Domain(name))) => name == "localhost",
@@ -265,7 +328,10 @@ struct ErrorBody<'a> {
 fn embed_script() -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(include_str!("embed.js")));
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/javascript; charset=utf-8"));
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/javascript; charset=utf-8"),
+    );
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     response
@@ -275,7 +341,9 @@ fn json(status: StatusCode, body: &impl Serialize) -> Response<Full<Bytes>> {
     let body = serde_json::to_vec(body).expect("strings and numbers can be written");
     let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -287,7 +355,9 @@ fn empty(status: StatusCode) -> Response<Full<Bytes>> {
 
 /// Seconds since 1970.
 fn now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 pub(crate) fn random_secret() -> String {

@@ -51,7 +51,10 @@ impl StubMinter {
 
     /// Creates a minter that always fails with this error.
     pub fn failing(error: MintError) -> Self {
-        Self { failure: Some(error), ..Self::default() }
+        Self {
+            failure: Some(error),
+            ..Self::default()
+        }
     }
 
     /// Sets how long every mint takes. Default: no delay.
@@ -89,7 +92,9 @@ impl Service<User> for StubMinter {
 
     fn call(&mut self, user: User) -> Self::Future {
         let number = self.note(user);
-        let Self { latency, failure, .. } = self.clone();
+        let Self {
+            latency, failure, ..
+        } = self.clone();
         Box::pin(async move {
             if !latency.is_zero() {
                 tokio::time::sleep(latency).await;

@@ -19,7 +19,11 @@ use crate::leaks::Log;
 use crate::support::{ada, builder_with, once, open_for};
 
 fn user(number: usize) -> User {
-    User::new(format!("user-{number}"), format!("user-{number}@example.com")).unwrap()
+    User::new(
+        format!("user-{number}"),
+        format!("user-{number}@example.com"),
+    )
+    .unwrap()
 }
 
 async fn kind_of(client: &ReleasedClient, user: &User) -> Option<MintErrorKind> {
@@ -35,13 +39,19 @@ async fn a_thousand_pages(client: &ReleasedClient) -> Vec<Option<MintErrorKind>>
         }
         kinds
     };
-    let kinds: Vec<_> = join_all((0..6).map(visitor)).await.into_iter().flatten().collect();
+    let kinds: Vec<_> = join_all((0..6).map(visitor))
+        .await
+        .into_iter()
+        .flatten()
+        .collect();
     assert!(kinds.len() >= 1000);
     kinds
 }
 
 fn all_unauthorized(kinds: &[Option<MintErrorKind>]) -> bool {
-    kinds.iter().all(|kind| *kind == Some(MintErrorKind::Unauthorized))
+    kinds
+        .iter()
+        .all(|kind| *kind == Some(MintErrorKind::Unauthorized))
 }
 
 #[tokio::test]
@@ -53,13 +63,32 @@ async fn a_wrong_secret_costs_a_thousand_pages_a_dozen_calls_and_a_pushed_one_wo
 
     let kinds = a_thousand_pages(&client).await;
     assert!(all_unauthorized(&kinds), "{kinds:?}");
-    assert!(released.counts().requests <= 12, "{} calls", released.counts().requests);
+    assert!(
+        released.counts().requests <= 12,
+        "{} calls",
+        released.counts().requests
+    );
     let error = client.mint(&ada()).await.unwrap_err();
-    assert!(error.to_string().contains("RELEASED_SHARED_SECRET"), "{error}");
-    assert!(error.retry_after().is_some_and(|wait| wait <= Duration::from_secs(6)), "{error:?}");
+    assert!(
+        error.to_string().contains("RELEASED_SHARED_SECRET"),
+        "{error}"
+    );
+    assert!(
+        error
+            .retry_after()
+            .is_some_and(|wait| wait <= Duration::from_secs(6)),
+        "{error:?}"
+    );
     let logged = log.text();
-    assert_eq!(logged.matches("Released refuses the shared secret").count(), 1, "{logged}");
-    assert!(logged.contains(r#"reason="refused""#) && logged.contains("open_for_ms="), "{logged}");
+    assert_eq!(
+        logged.matches("Released refuses the shared secret").count(),
+        1,
+        "{logged}"
+    );
+    assert!(
+        logged.contains(r#"reason="refused""#) && logged.contains("open_for_ms="),
+        "{logged}"
+    );
 
     push.send_replace(SharedSecret::new(released.shared_secret()).unwrap());
     assert_eq!(kind_of(&client, &ada()).await, None, "the very next page");
@@ -70,11 +99,17 @@ async fn a_wrong_secret_in_a_file_is_mended_within_a_second() {
     let released = FakeReleased::start().await.unwrap();
     let path = std::env::temp_dir().join(format!("tower-released-{}-refused", std::process::id()));
     fs::write(&path, "wrong").unwrap();
-    let client = builder_with(&released, SecretFile::open(&path).unwrap()).build().unwrap();
+    let client = builder_with(&released, SecretFile::open(&path).unwrap())
+        .build()
+        .unwrap();
 
     let kinds = a_thousand_pages(&client).await;
     assert!(all_unauthorized(&kinds), "{kinds:?}");
-    assert!(released.counts().requests <= 12, "{} calls", released.counts().requests);
+    assert!(
+        released.counts().requests <= 12,
+        "{} calls",
+        released.counts().requests
+    );
 
     fs::write(&path, released.shared_secret()).unwrap();
     // Longer than a secret file is left alone after a look at it.
@@ -87,16 +122,29 @@ async fn a_wrong_secret_in_a_file_is_mended_within_a_second() {
 async fn a_wrong_secret_that_never_changes_is_probed_and_works_when_released_takes_it() {
     let released = FakeReleased::start().await.unwrap();
     let moment = Duration::from_millis(500);
-    let client = released.client_builder().circuit(open_for(moment)).build().unwrap();
+    let client = released
+        .client_builder()
+        .circuit(open_for(moment))
+        .build()
+        .unwrap();
     released.reply_always(Reply::status(401));
     for page in 0..5 {
-        assert_eq!(kind_of(&client, &user(page)).await, Some(MintErrorKind::Unauthorized));
+        assert_eq!(
+            kind_of(&client, &user(page)).await,
+            Some(MintErrorKind::Unauthorized)
+        );
     }
     let before = released.counts().requests;
-    assert_eq!(kind_of(&client, &ada()).await, Some(MintErrorKind::Unauthorized));
+    assert_eq!(
+        kind_of(&client, &ada()).await,
+        Some(MintErrorKind::Unauthorized)
+    );
     assert_eq!(released.counts().requests, before, "nothing is sent");
     tokio::time::sleep(Duration::from_millis(650)).await;
-    assert_eq!(kind_of(&client, &ada()).await, Some(MintErrorKind::Unauthorized));
+    assert_eq!(
+        kind_of(&client, &ada()).await,
+        Some(MintErrorKind::Unauthorized)
+    );
     assert_eq!(released.counts().requests, before + 1, "one probe");
 
     released.recover();
@@ -110,7 +158,10 @@ async fn one_person_whom_released_refuses_does_not_close_the_portal_for_the_othe
     let client = released.client().unwrap();
     for page in 0..40 {
         released.reply_next(Reply::status(401));
-        assert_eq!(kind_of(&client, &ada()).await, Some(MintErrorKind::Unauthorized));
+        assert_eq!(
+            kind_of(&client, &ada()).await,
+            Some(MintErrorKind::Unauthorized)
+        );
         if page % 7 == 6 {
             assert_eq!(kind_of(&client, &user(page)).await, None, "page {page}");
         }
@@ -118,7 +169,10 @@ async fn one_person_whom_released_refuses_does_not_close_the_portal_for_the_othe
     // Nor does 403, which Released does not document.
     released.reply_always(Reply::status(403));
     for page in 0..20 {
-        assert_eq!(kind_of(&client, &user(page)).await, Some(MintErrorKind::Unauthorized));
+        assert_eq!(
+            kind_of(&client, &user(page)).await,
+            Some(MintErrorKind::Unauthorized)
+        );
     }
     released.recover();
     assert_eq!(kind_of(&client, &user(1)).await, None);
@@ -137,7 +191,10 @@ async fn a_probe_that_nobody_polls_passes_on_after_the_deadline_and_a_second() {
         .unwrap();
     released.reply_always(Reply::status(500));
     for _ in 0..5 {
-        assert_eq!(kind_of(&client, &ada()).await, Some(MintErrorKind::Unavailable));
+        assert_eq!(
+            kind_of(&client, &ada()).await,
+            Some(MintErrorKind::Unavailable)
+        );
     }
     released.recover();
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -145,7 +202,11 @@ async fn a_probe_that_nobody_polls_passes_on_after_the_deadline_and_a_second() {
     // The probe is polled once, and then its page has other things to do.
     let (probing_user, start) = (ada(), Instant::now());
     let mut parked = pin!(client.mint(&probing_user));
-    assert!(poll_fn(|cx| Poll::Ready(parked.as_mut().poll(cx))).await.is_pending());
+    assert!(
+        poll_fn(|cx| Poll::Ready(parked.as_mut().poll(cx)))
+            .await
+            .is_pending()
+    );
     let first = loop {
         match kind_of(&client, &user(1)).await {
             Some(MintErrorKind::CircuitOpen) if start.elapsed() < Duration::from_secs(10) => {
@@ -155,7 +216,11 @@ async fn a_probe_that_nobody_polls_passes_on_after_the_deadline_and_a_second() {
         }
     };
     assert_eq!(first, None, "another mint probes");
-    assert!(start.elapsed() >= Duration::from_millis(1490), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= Duration::from_millis(1490),
+        "{:?}",
+        start.elapsed()
+    );
 
     // What becomes of it afterwards says nothing.
     let _ = parked.await;
@@ -166,17 +231,30 @@ async fn a_probe_that_nobody_polls_passes_on_after_the_deadline_and_a_second() {
 async fn a_mint_that_pauses_does_not_hold_the_others_for_longer_or_say_so_again() {
     let (log, _guard) = Log::capture_filtered("tower_released=warn");
     let released = FakeReleased::start().await.unwrap();
-    let client = released.client_builder().deadline(Duration::from_secs(30)).build().unwrap();
+    let client = released
+        .client_builder()
+        .deadline(Duration::from_secs(30))
+        .build()
+        .unwrap();
     released.reply_next(Reply::status(503).header("retry-after", "1"));
     let user = ada();
     let (first, second) = tokio::join!(client.mint(&user), async {
-        released.wait_until(|counts| counts.requests == 1 && counts.in_flight == 0).await;
+        released
+            .wait_until(|counts| counts.requests == 1 && counts.in_flight == 0)
+            .await;
         released.reply_next(Reply::status(429).header("retry-after", "3"));
         let error = client.mint(&user).await.unwrap_err();
         (error, Instant::now())
     });
-    assert_eq!((first.unwrap_err().kind(), second.0.kind()), (MintErrorKind::RateLimited, MintErrorKind::RateLimited));
-    let warnings = log.text().lines().filter(|line| line.contains("Released asked to")).count();
+    assert_eq!(
+        (first.unwrap_err().kind(), second.0.kind()),
+        (MintErrorKind::RateLimited, MintErrorKind::RateLimited)
+    );
+    let warnings = log
+        .text()
+        .lines()
+        .filter(|line| line.contains("Released asked to"))
+        .count();
     assert_eq!(warnings, 1, "{}", log.text());
     tokio::time::sleep((Duration::from_millis(3050)).saturating_sub(second.1.elapsed())).await;
     assert_eq!(kind_of(&client, &user).await, None);
@@ -229,11 +307,19 @@ fn a_subscriber_may_format_the_client_in_any_of_its_events() {
     std::thread::spawn(move || {
         let curious = std::sync::Arc::new(Curious(std::sync::OnceLock::new(), tell));
         let _guard = tracing::subscriber::set_default(Shared(std::sync::Arc::clone(&curious)));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             let released = FakeReleased::start().await.unwrap();
             let moment = Duration::from_millis(50);
-            let client = released.client_builder().retry(once()).circuit(open_for(moment)).build().unwrap();
+            let client = released
+                .client_builder()
+                .retry(once())
+                .circuit(open_for(moment))
+                .build()
+                .unwrap();
             assert!(curious.0.set(client.clone()).is_ok());
             released.reply_always(Reply::status(500));
             for _ in 0..5 {
@@ -243,14 +329,27 @@ fn a_subscriber_may_format_the_client_in_any_of_its_events() {
             tokio::time::sleep(Duration::from_millis(100)).await;
             assert_eq!(kind_of(&client, &ada()).await, None);
             released.reply_next(Reply::status(429).header("retry-after", "20"));
-            assert_eq!(kind_of(&client, &ada()).await, Some(MintErrorKind::RateLimited));
+            assert_eq!(
+                kind_of(&client, &ada()).await,
+                Some(MintErrorKind::RateLimited)
+            );
         });
         done.send(()).unwrap();
     });
-    is_done.recv_timeout(Duration::from_secs(30)).expect("it hangs, or the test failed on its thread");
+    is_done
+        .recv_timeout(Duration::from_secs(30))
+        .expect("it hangs, or the test failed on its thread");
     let told: Vec<String> = told.try_iter().collect();
-    for message in ["Released keeps failing", "Released answers again", "Released asked to"] {
-        assert!(told.iter().any(|told| told.contains(message) && told.contains("ReleasedClient {")), "{told:?}");
+    for message in [
+        "Released keeps failing",
+        "Released answers again",
+        "Released asked to",
+    ] {
+        assert!(
+            told.iter()
+                .any(|told| told.contains(message) && told.contains("ReleasedClient {")),
+            "{told:?}"
+        );
     }
 }
 
@@ -259,9 +358,20 @@ async fn the_status_tells_of_an_outage_and_of_a_rotation() {
     let released = FakeReleased::start().await.unwrap();
     let (push, secret) = watch::channel(SharedSecret::new(released.shared_secret()).unwrap());
     let short = Duration::from_secs(1);
-    let client = builder_with(&released, secret).retry(once()).circuit(open_for(short)).build().unwrap();
+    let client = builder_with(&released, secret)
+        .retry(once())
+        .circuit(open_for(short))
+        .build()
+        .unwrap();
     let status = client.status();
-    assert_eq!((status.circuit, status.mints_in_flight, status.secret_generation), (CircuitState::Closed, 0, 1));
+    assert_eq!(
+        (
+            status.circuit,
+            status.mints_in_flight,
+            status.secret_generation
+        ),
+        (CircuitState::Closed, 0, 1)
+    );
     assert!(status.last_success.is_none() && status.last_error.is_none());
 
     assert_eq!(kind_of(&client, &ada()).await, None);
@@ -281,11 +391,22 @@ async fn the_status_tells_of_an_outage_and_of_a_rotation() {
     released.recover();
     released.reply_always(Reply::status(500));
     for _ in 0..5 {
-        assert_eq!(kind_of(&client, &ada()).await, Some(MintErrorKind::Unavailable));
+        assert_eq!(
+            kind_of(&client, &ada()).await,
+            Some(MintErrorKind::Unavailable)
+        );
     }
-    assert_eq!(kind_of(&client, &ada()).await, Some(MintErrorKind::CircuitOpen));
+    assert_eq!(
+        kind_of(&client, &ada()).await,
+        Some(MintErrorKind::CircuitOpen)
+    );
     let status = client.status();
-    let CircuitState::Open { reason: CircuitReason::Failing, remaining, .. } = status.circuit else {
+    let CircuitState::Open {
+        reason: CircuitReason::Failing,
+        remaining,
+        ..
+    } = status.circuit
+    else {
         panic!("{status:?}")
     };
     assert!(remaining <= short.mul_f64(1.2), "{remaining:?}");
@@ -293,11 +414,26 @@ async fn the_status_tells_of_an_outage_and_of_a_rotation() {
     let last_error = status.last_error.unwrap();
     assert_eq!(last_error.kind, MintErrorKind::Unavailable);
     assert!(last_error.age <= status.last_success.unwrap());
-    assert_eq!((status.circuit.as_str(), status.circuit.reason().unwrap().as_str()), ("open", "failing"));
+    assert_eq!(
+        (
+            status.circuit.as_str(),
+            status.circuit.reason().unwrap().as_str()
+        ),
+        ("open", "failing")
+    );
 
     tokio::time::sleep(short.mul_f64(1.3)).await;
     let status = client.status();
-    assert!(matches!(status.circuit, CircuitState::Open { remaining: Duration::ZERO, .. }), "{status:?}");
+    assert!(
+        matches!(
+            status.circuit,
+            CircuitState::Open {
+                remaining: Duration::ZERO,
+                ..
+            }
+        ),
+        "{status:?}"
+    );
     released.set_latency(Duration::from_secs(60));
     tokio::select! {
         _ = client.mint(&user) => panic!("the API takes a minute"),
@@ -326,15 +462,32 @@ async fn the_status_names_a_refused_secret_and_a_request_to_wait() {
     let client = released.client().unwrap();
     released.reply_always(Reply::status(401));
     for page in 0..5 {
-        assert_eq!(kind_of(&client, &user(page)).await, Some(MintErrorKind::Unauthorized));
+        assert_eq!(
+            kind_of(&client, &user(page)).await,
+            Some(MintErrorKind::Unauthorized)
+        );
     }
-    assert_eq!(client.status().circuit.reason(), Some(CircuitReason::Refused));
-    assert_eq!(client.status().last_error.unwrap().kind, MintErrorKind::Unauthorized);
+    assert_eq!(
+        client.status().circuit.reason(),
+        Some(CircuitReason::Refused)
+    );
+    assert_eq!(
+        client.status().last_error.unwrap().kind,
+        MintErrorKind::Unauthorized
+    );
 
     let client = released.client().unwrap();
     released.reply_always(Reply::status(429).header("retry-after", "20"));
-    assert_eq!(kind_of(&client, &ada()).await, Some(MintErrorKind::RateLimited));
-    let CircuitState::Open { reason: CircuitReason::Throttled, remaining, .. } = client.status().circuit else {
+    assert_eq!(
+        kind_of(&client, &ada()).await,
+        Some(MintErrorKind::RateLimited)
+    );
+    let CircuitState::Open {
+        reason: CircuitReason::Throttled,
+        remaining,
+        ..
+    } = client.status().circuit
+    else {
         panic!("{:?}", client.status())
     };
     assert!(remaining <= Duration::from_secs(20));

@@ -9,7 +9,11 @@ use tower_released::{MintTiming, ReleasedTokenLayer};
 
 use crate::support::{Answer, Axum, Hyper, Refusal, Stack, Tonic, by_header};
 
-const TIMINGS: [MintTiming; 3] = [MintTiming::BeforeHandler, MintTiming::AlongsideHandler, MintTiming::OnExtraction];
+const TIMINGS: [MintTiming; 3] = [
+    MintTiming::BeforeHandler,
+    MintTiming::AlongsideHandler,
+    MintTiming::OnExtraction,
+];
 
 /// What a browser sends for a picture.
 const FOR_AN_IMAGE: &[(&str, &str)] = &[("sec-fetch-dest", "image")];
@@ -19,7 +23,14 @@ fn layer(released: &FakeReleased) -> ReleasedTokenLayer {
 }
 
 fn layer_with(released: &FakeReleased, deadline: Duration) -> ReleasedTokenLayer {
-    ReleasedTokenLayer::new(released.client_builder().deadline(deadline).build().unwrap(), by_header())
+    ReleasedTokenLayer::new(
+        released
+            .client_builder()
+            .deadline(deadline)
+            .build()
+            .unwrap(),
+        by_header(),
+    )
 }
 
 async fn a_signed_in_user_gets_a_token_that_opens_their_session<S: Stack>() {
@@ -28,8 +39,14 @@ async fn a_signed_in_user_gets_a_token_that_opens_their_session<S: Stack>() {
         let app = S::serve(layer(&released).timing(timing)).await;
         for user in ["ada", "grace"] {
             let (answer, headers) = app.visit(Some(user), &[]).await;
-            let cache_control = headers.get("cache-control").map(http::HeaderValue::as_bytes);
-            assert_eq!(cache_control, S::CACHE_CONTROL.map(str::as_bytes), "{timing:?}");
+            let cache_control = headers
+                .get("cache-control")
+                .map(http::HeaderValue::as_bytes);
+            assert_eq!(
+                cache_control,
+                S::CACHE_CONTROL.map(str::as_bytes),
+                "{timing:?}"
+            );
             let session = released.open_session(&answer.token()).unwrap();
             assert_eq!(session.user_id.as_deref(), Some(user), "{timing:?}");
         }
@@ -42,7 +59,11 @@ async fn nobody_gets_the_page_without_a_token_and_without_a_mint<S: Stack>() {
         let released = FakeReleased::start().await.unwrap();
         let app = S::serve(layer(&released).timing(timing)).await;
         let (answer, headers) = app.visit(None, &[]).await;
-        assert_eq!((answer, headers.get("cache-control")), (Answer::Page(None), None), "{timing:?}");
+        assert_eq!(
+            (answer, headers.get("cache-control")),
+            (Answer::Page(None), None),
+            "{timing:?}"
+        );
         assert_eq!(released.counts().connections, 0, "{timing:?}");
     }
 }
@@ -53,20 +74,31 @@ async fn an_outage_costs_the_token_and_not_the_page<S: Stack>() {
         let app = S::serve(layer(&released).timing(timing)).await;
 
         released.reply_always(Reply::status(503));
-        assert_eq!(app.visit(Some("ada"), &[]).await.0, Answer::Page(None), "{timing:?}");
+        assert_eq!(
+            app.visit(Some("ada"), &[]).await.0,
+            Answer::Page(None),
+            "{timing:?}"
+        );
 
         released.recover();
         app.visit(Some("ada"), &[]).await.0.token();
 
         drop(released);
-        assert_eq!(app.visit(Some("ada"), &[]).await.0, Answer::Page(None), "{timing:?}");
+        assert_eq!(
+            app.visit(Some("ada"), &[]).await.0,
+            Answer::Page(None),
+            "{timing:?}"
+        );
     }
 }
 
 async fn a_user_whom_released_would_refuse_costs_the_token_and_not_the_page<S: Stack>() {
     let released = FakeReleased::start().await.unwrap();
     let app = S::serve(layer(&released)).await;
-    assert_eq!(app.visit(Some("auth0|507f"), &[]).await.0, Answer::Page(None));
+    assert_eq!(
+        app.visit(Some("auth0|507f"), &[]).await.0,
+        Answer::Page(None)
+    );
     assert_eq!(released.counts().connections, 0);
 }
 
@@ -74,7 +106,10 @@ async fn what_cannot_use_a_token_is_passed_over<S: Stack>() {
     let released = FakeReleased::start().await.unwrap();
 
     let app = S::serve(layer(&released)).await;
-    assert_eq!(app.visit(Some("ada"), FOR_AN_IMAGE).await.0, Answer::Page(None));
+    assert_eq!(
+        app.visit(Some("ada"), FOR_AN_IMAGE).await.0,
+        Answer::Page(None)
+    );
     assert_eq!(released.counts().connections, 0);
 
     let app = S::serve(layer(&released).mint_when(always)).await;
@@ -86,8 +121,14 @@ async fn a_strict_layer_answers_in_the_handlers_place<S: Stack>() {
     let app = S::serve(layer(&released).reject_without_token()).await;
 
     app.visit(Some("ada"), &[]).await.0.token();
-    assert_eq!(app.visit(None, &[]).await.0, Answer::Refused(Refusal::Unauthenticated));
-    assert_eq!(app.visit(Some("auth0|507f"), &[]).await.0, Answer::Refused(Refusal::Internal));
+    assert_eq!(
+        app.visit(None, &[]).await.0,
+        Answer::Refused(Refusal::Unauthenticated)
+    );
+    assert_eq!(
+        app.visit(Some("auth0|507f"), &[]).await.0,
+        Answer::Refused(Refusal::Internal)
+    );
 
     for (reply, refusal) in [
         (Reply::status(503), Refusal::Unavailable),
@@ -95,21 +136,37 @@ async fn a_strict_layer_answers_in_the_handlers_place<S: Stack>() {
         // Never a 401 of the page's own, which would send people to sign in again and again.
         (Reply::status(401), Refusal::Internal),
         (Reply::status(422), Refusal::Internal),
-        (Reply::status(200).body("<!doctype html>"), Refusal::Internal),
+        (
+            Reply::status(200).body("<!doctype html>"),
+            Refusal::Internal,
+        ),
     ] {
         released.reply_always(reply.clone());
-        assert_eq!(app.visit(Some("ada"), &[]).await.0, Answer::Refused(refusal), "{reply:?}");
+        assert_eq!(
+            app.visit(Some("ada"), &[]).await.0,
+            Answer::Refused(refusal),
+            "{reply:?}"
+        );
     }
 
     released.recover();
     released.set_latency(Duration::from_secs(60));
-    let app = S::serve(layer_with(&released, Duration::from_millis(50)).reject_without_token()).await;
-    assert_eq!(app.visit(Some("ada"), &[]).await.0, Answer::Refused(Refusal::DeadlineExceeded));
+    let app =
+        S::serve(layer_with(&released, Duration::from_millis(50)).reject_without_token()).await;
+    assert_eq!(
+        app.visit(Some("ada"), &[]).await.0,
+        Answer::Refused(Refusal::DeadlineExceeded)
+    );
 }
 
 async fn a_strict_layer_passes_over_what_its_filter_passes_over<S: Stack>() {
     let released = FakeReleased::start().await.unwrap();
-    let app = S::serve(layer(&released).mint_when(can_use_token).reject_without_token()).await;
+    let app = S::serve(
+        layer(&released)
+            .mint_when(can_use_token)
+            .reject_without_token(),
+    )
+    .await;
     assert_eq!(app.visit(None, FOR_AN_IMAGE).await.0, Answer::Page(None));
 }
 

@@ -40,10 +40,17 @@ async fn headers(
     request: Request<()>,
     said: &'static [(&str, &str)],
 ) -> HeaderMap {
-    let layer = ReleasedTokenLayer::new(minter, by_header()).timing(timing).cache_control(cache_control);
+    let layer = ReleasedTokenLayer::new(minter, by_header())
+        .timing(timing)
+        .cache_control(cache_control);
     let page = service_fn(move |request: Request<()>| async move {
         if handler == Handler::Asks {
-            let _ = request.extensions().get::<PendingToken>().unwrap().get().await;
+            let _ = request
+                .extensions()
+                .get::<PendingToken>()
+                .unwrap()
+                .get()
+                .await;
         }
         let mut response = Response::builder();
         for (name, value) in said {
@@ -51,11 +58,22 @@ async fn headers(
         }
         Ok::<_, BoxError>(response.body(()).unwrap())
     });
-    ServiceBuilder::new().layer(layer).service(page).oneshot(request).await.unwrap().into_parts().0.headers
+    ServiceBuilder::new()
+        .layer(layer)
+        .service(page)
+        .oneshot(request)
+        .await
+        .unwrap()
+        .into_parts()
+        .0
+        .headers
 }
 
 fn said(headers: &[(&str, &str)]) -> HeaderMap {
-    headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect::<HeaderMap>()
+    headers
+        .iter()
+        .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+        .collect::<HeaderMap>()
 }
 
 #[tokio::test]
@@ -70,11 +88,22 @@ async fn a_page_whose_token_was_handed_out_is_private_whatever_its_handler_says(
         (MintTiming::OnExtraction, Handler::DoesNotAsk, true),
     ] {
         let minter = StubMinter::new();
-        let found = headers(minter, timing, CacheControl::NoStore, handler, request_from_ada(()), CAREFREE).await;
+        let found = headers(
+            minter,
+            timing,
+            CacheControl::NoStore,
+            handler,
+            request_from_ada(()),
+            CAREFREE,
+        )
+        .await;
         let expected = if may_be_cached {
             said(CAREFREE)
         } else {
-            said(&[("cache-control", "private, no-store"), ("vary", "accept-encoding")])
+            said(&[
+                ("cache-control", "private, no-store"),
+                ("vary", "accept-encoding"),
+            ])
         };
         assert_eq!(found, expected, "{timing:?} {handler:?}");
     }
@@ -83,9 +112,24 @@ async fn a_page_whose_token_was_handed_out_is_private_whatever_its_handler_says(
 #[tokio::test]
 async fn a_page_without_a_token_is_the_handlers_own_affair() {
     let down = StubMinter::failing(MintError::new(MintErrorKind::Unavailable));
-    for timing in [MintTiming::BeforeHandler, MintTiming::AlongsideHandler, MintTiming::OnExtraction] {
-        for (minter, request) in [(StubMinter::new(), Request::new(())), (down.clone(), request_from_ada(()))] {
-            let found = headers(minter, timing, CacheControl::NoStore, Handler::Asks, request, CAREFREE).await;
+    for timing in [
+        MintTiming::BeforeHandler,
+        MintTiming::AlongsideHandler,
+        MintTiming::OnExtraction,
+    ] {
+        for (minter, request) in [
+            (StubMinter::new(), Request::new(())),
+            (down.clone(), request_from_ada(())),
+        ] {
+            let found = headers(
+                minter,
+                timing,
+                CacheControl::NoStore,
+                Handler::Asks,
+                request,
+                CAREFREE,
+            )
+            .await;
             assert_eq!(found, said(CAREFREE), "{timing:?}");
         }
     }
@@ -103,42 +147,79 @@ async fn several_cache_control_headers_become_one() {
         twice,
     )
     .await;
-    assert_eq!(found.get_all(CACHE_CONTROL).iter().collect::<Vec<_>>(), ["private, no-store"]);
+    assert_eq!(
+        found.get_all(CACHE_CONTROL).iter().collect::<Vec<_>>(),
+        ["private, no-store"]
+    );
 }
 
 #[tokio::test]
 async fn grpc_responses_are_left_alone() {
     let grpc = &[("content-type", "application/grpc+proto")];
     let timing = MintTiming::BeforeHandler;
-    let found =
-        headers(StubMinter::new(), timing, CacheControl::NoStore, Handler::Asks, request_from_ada(()), grpc).await;
+    let found = headers(
+        StubMinter::new(),
+        timing,
+        CacheControl::NoStore,
+        Handler::Asks,
+        request_from_ada(()),
+        grpc,
+    )
+    .await;
     assert_eq!(found, said(grpc));
 }
 
 #[tokio::test]
 async fn an_application_may_opt_out() {
     let timing = MintTiming::BeforeHandler;
-    let found =
-        headers(StubMinter::new(), timing, CacheControl::Unchanged, Handler::Asks, request_from_ada(()), CAREFREE)
-            .await;
+    let found = headers(
+        StubMinter::new(),
+        timing,
+        CacheControl::Unchanged,
+        Handler::Asks,
+        request_from_ada(()),
+        CAREFREE,
+    )
+    .await;
     assert_eq!(found, said(CAREFREE));
 }
 
 /// Every header that makes a request conditional, and those of a range.
-const CONDITIONS: [&str; 6] =
-    ["if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range", "range"];
+const CONDITIONS: [&str; 6] = [
+    "if-match",
+    "if-none-match",
+    "if-modified-since",
+    "if-unmodified-since",
+    "if-range",
+    "range",
+];
 
 /// Which of these conditions reach the handler.
-async fn conditions_left(cache_control: CacheControl, mut request: Request<()>) -> Vec<&'static str> {
+async fn conditions_left(
+    cache_control: CacheControl,
+    mut request: Request<()>,
+) -> Vec<&'static str> {
     for name in CONDITIONS {
-        request.headers_mut().insert(name, http::HeaderValue::from_static("\"1\""));
+        request
+            .headers_mut()
+            .insert(name, http::HeaderValue::from_static("\"1\""));
     }
     let page = service_fn(async |request: Request<()>| {
-        let left = CONDITIONS.into_iter().filter(|name| request.headers().contains_key(*name)).collect();
+        let left = CONDITIONS
+            .into_iter()
+            .filter(|name| request.headers().contains_key(*name))
+            .collect();
         Ok::<_, BoxError>(Response::new(left))
     });
-    let layer = ReleasedTokenLayer::new(StubMinter::new(), by_header()).cache_control(cache_control);
-    ServiceBuilder::new().layer(layer).service(page).oneshot(request).await.unwrap().into_body()
+    let layer =
+        ReleasedTokenLayer::new(StubMinter::new(), by_header()).cache_control(cache_control);
+    ServiceBuilder::new()
+        .layer(layer)
+        .service(page)
+        .oneshot(request)
+        .await
+        .unwrap()
+        .into_body()
 }
 
 fn with(method: &str, headers: &[(&'static str, &'static str)]) -> Request<()> {
@@ -160,10 +241,20 @@ async fn a_document_with_a_token_loses_its_conditions_so_that_no_304_brings_an_o
         with("HEAD", &[PAGE]),
         with("GET", &[("sec-fetch-dest", "document")]),
         with("GET", &[("sec-fetch-dest", "iframe"), PAGE]),
-        with("GET", &[("sec-fetch-dest", "empty"), ("accept", "text/html, application/xhtml+xml")]),
+        with(
+            "GET",
+            &[
+                ("sec-fetch-dest", "empty"),
+                ("accept", "text/html, application/xhtml+xml"),
+            ],
+        ),
     ] {
         let headers = format!("{:?}", request.headers());
-        assert_eq!(conditions_left(CacheControl::NoStore, request).await, kept, "{headers}");
+        assert_eq!(
+            conditions_left(CacheControl::NoStore, request).await,
+            kept,
+            "{headers}"
+        );
     }
 }
 
@@ -181,44 +272,70 @@ async fn whatever_is_no_document_keeps_its_conditions_and_ranges() {
         with("GET", &[("accept", "video/mp4")]),
     ] {
         let what = format!("{} {:?}", request.method(), request.headers());
-        assert_eq!(conditions_left(CacheControl::NoStore, request).await, CONDITIONS, "{what}");
+        assert_eq!(
+            conditions_left(CacheControl::NoStore, request).await,
+            CONDITIONS,
+            "{what}"
+        );
     }
     let mut anonymous = with("GET", &[PAGE]);
     anonymous.headers_mut().remove("x-user");
-    assert_eq!(conditions_left(CacheControl::NoStore, anonymous).await, CONDITIONS);
+    assert_eq!(
+        conditions_left(CacheControl::NoStore, anonymous).await,
+        CONDITIONS
+    );
 }
 
 #[tokio::test]
 async fn an_application_that_opts_out_of_cache_headers_keeps_its_conditions_too() {
-    assert_eq!(conditions_left(CacheControl::Unchanged, with("GET", &[PAGE])).await, CONDITIONS);
+    assert_eq!(
+        conditions_left(CacheControl::Unchanged, with("GET", &[PAGE])).await,
+        CONDITIONS
+    );
 }
 
 #[tokio::test]
 async fn a_put_that_must_not_overwrite_does_not_overwrite_for_a_user_who_is_signed_in() {
     let file = service_fn(async |request: Request<()>| {
         let exists = request.headers().contains_key("if-none-match");
-        let status = if exists { StatusCode::PRECONDITION_FAILED } else { StatusCode::OK };
+        let status = if exists {
+            StatusCode::PRECONDITION_FAILED
+        } else {
+            StatusCode::OK
+        };
         Ok::<_, BoxError>(Response::builder().status(status).body(()).unwrap())
     });
     let put = with("PUT", &[("if-none-match", "*")]);
     let layer = ReleasedTokenLayer::new(StubMinter::new(), by_header());
-    let response = ServiceBuilder::new().layer(layer).service(file).oneshot(put).await.unwrap();
+    let response = ServiceBuilder::new()
+        .layer(layer)
+        .service(file)
+        .oneshot(put)
+        .await
+        .unwrap();
     assert_eq!(response.status(), StatusCode::PRECONDITION_FAILED);
 }
 
 #[tokio::test]
 async fn a_page_stays_private_when_a_renderer_takes_the_token_and_drops_the_promise() {
     let said = &[("cache-control", "public")];
-    let layer = ReleasedTokenLayer::new(StubMinter::new(), by_header()).timing(MintTiming::OnExtraction);
+    let layer =
+        ReleasedTokenLayer::new(StubMinter::new(), by_header()).timing(MintTiming::OnExtraction);
     let page = service_fn(async |mut request: Request<()>| {
         let pending = request.extensions_mut().remove::<PendingToken>().unwrap();
-        let rendered = tokio::spawn(async move { pending.get().await.unwrap().unwrap().to_string() });
+        let rendered =
+            tokio::spawn(async move { pending.get().await.unwrap().unwrap().to_string() });
         let mut response = Response::builder();
         for (name, value) in said {
             response = response.header(*name, *value);
         }
         Ok::<_, BoxError>(response.body(rendered.await.unwrap()).unwrap())
     });
-    let response = ServiceBuilder::new().layer(layer).service(page).oneshot(request_from_ada(())).await.unwrap();
+    let response = ServiceBuilder::new()
+        .layer(layer)
+        .service(page)
+        .oneshot(request_from_ada(()))
+        .await
+        .unwrap();
     assert_eq!(response.headers()[CACHE_CONTROL], "private, no-store");
 }

@@ -11,7 +11,9 @@ use http::{Request, Response};
 use tokio::time::{Instant, sleep, timeout};
 use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
 use tower_released::testing::{FakeReleased, StubMinter};
-use tower_released::{AuthToken, MintError, MintErrorKind, MintTiming, Minter, PendingToken, ReleasedTokenLayer, User};
+use tower_released::{
+    AuthToken, MintError, MintErrorKind, MintTiming, Minter, PendingToken, ReleasedTokenLayer, User,
+};
 
 use crate::support::{by_header, request_from_ada};
 
@@ -36,7 +38,12 @@ where
         }
     });
     let layer = ReleasedTokenLayer::new(minter, by_header()).timing(timing);
-    ServiceBuilder::new().layer(layer).service(page).oneshot(request_from_ada(())).await.unwrap();
+    ServiceBuilder::new()
+        .layer(layer)
+        .service(page)
+        .oneshot(request_from_ada(()))
+        .await
+        .unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -50,14 +57,22 @@ async fn a_page_takes_as_long_as_its_timing_says() {
         (MintTiming::OnExtraction, false, 50),
     ] {
         let start = Instant::now();
-        serve(StubMinter::new().with_latency(API), timing, |request| async move {
-            sleep(HANDLER).await;
-            if asks {
-                assert!(pending(&request).get().await.unwrap().is_some());
-            }
-        })
+        serve(
+            StubMinter::new().with_latency(API),
+            timing,
+            |request| async move {
+                sleep(HANDLER).await;
+                if asks {
+                    assert!(pending(&request).get().await.unwrap().is_some());
+                }
+            },
+        )
         .await;
-        assert_eq!(start.elapsed(), Duration::from_millis(takes), "{timing:?}, asks: {asks}");
+        assert_eq!(
+            start.elapsed(),
+            Duration::from_millis(takes),
+            "{timing:?}, asks: {asks}"
+        );
     }
 }
 
@@ -65,10 +80,14 @@ async fn a_page_takes_as_long_as_its_timing_says() {
 async fn a_mint_that_is_done_before_the_handler_asks_is_waiting_for_it() {
     let minter = StubMinter::new().with_latency(HANDLER);
     let start = Instant::now();
-    serve(minter.clone(), MintTiming::AlongsideHandler, |request| async move {
-        sleep(API).await;
-        assert!(pending(&request).get().await.unwrap().is_some());
-    })
+    serve(
+        minter.clone(),
+        MintTiming::AlongsideHandler,
+        |request| async move {
+            sleep(API).await;
+            assert!(pending(&request).get().await.unwrap().is_some());
+        },
+    )
     .await;
     assert_eq!(start.elapsed(), API);
     assert_eq!(minter.calls(), 1);
@@ -76,7 +95,11 @@ async fn a_mint_that_is_done_before_the_handler_asks_is_waiting_for_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_mints_once_however_many_ask() {
-    for timing in [MintTiming::BeforeHandler, MintTiming::AlongsideHandler, MintTiming::OnExtraction] {
+    for timing in [
+        MintTiming::BeforeHandler,
+        MintTiming::AlongsideHandler,
+        MintTiming::OnExtraction,
+    ] {
         let minter = StubMinter::new().with_latency(API);
         serve(minter.clone(), timing, |request| async move {
             let (first, second) = (pending(&request), pending(&request));
@@ -97,11 +120,18 @@ async fn a_request_mints_once_however_many_ask() {
 
 #[tokio::test(start_paused = true)]
 async fn a_mint_that_failed_is_not_tried_again_for_the_same_request() {
-    for timing in [MintTiming::BeforeHandler, MintTiming::AlongsideHandler, MintTiming::OnExtraction] {
+    for timing in [
+        MintTiming::BeforeHandler,
+        MintTiming::AlongsideHandler,
+        MintTiming::OnExtraction,
+    ] {
         let minter = StubMinter::failing(MintError::new(MintErrorKind::Unavailable));
         serve(minter.clone(), timing, |request| async move {
             for _ in 0..3 {
-                assert_eq!(pending(&request).get().await.unwrap_err().kind(), MintErrorKind::Unavailable);
+                assert_eq!(
+                    pending(&request).get().await.unwrap_err().kind(),
+                    MintErrorKind::Unavailable
+                );
             }
         })
         .await;
@@ -151,7 +181,8 @@ async fn a_waiter_that_nobody_polls_any_more_holds_up_nobody() {
 
 #[tokio::test]
 async fn a_mint_that_panics_is_an_interruption_for_everybody_else() {
-    let minter = service_fn(|_: User| async { panic!("a bug in a minter") as Result<AuthToken, MintError> });
+    let minter =
+        service_fn(|_: User| async { panic!("a bug in a minter") as Result<AuthToken, MintError> });
     let layer = ReleasedTokenLayer::new(minter, by_header()).timing(MintTiming::OnExtraction);
     let page = service_fn(async |request: Request<()>| {
         let pending = pending(&request);
@@ -160,28 +191,40 @@ async fn a_mint_that_panics_is_an_interruption_for_everybody_else() {
             async move { pending.get().await }
         });
         assert!(first.await.unwrap_err().is_panic());
-        assert_eq!(pending.get().await.unwrap_err().kind(), MintErrorKind::Interrupted);
+        assert_eq!(
+            pending.get().await.unwrap_err().kind(),
+            MintErrorKind::Interrupted
+        );
         Ok::<_, BoxError>(Response::new(()))
     });
-    ServiceBuilder::new().layer(layer).service(page).oneshot(request_from_ada(())).await.unwrap();
+    ServiceBuilder::new()
+        .layer(layer)
+        .service(page)
+        .oneshot(request_from_ada(()))
+        .await
+        .unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_waiter_in_another_task_takes_over_from_one_that_was_dropped() {
     let minter = StubMinter::new().with_latency(API);
-    serve(minter.clone(), MintTiming::OnExtraction, |request| async move {
-        let pending = pending(&request);
-        let driver = tokio::spawn({
-            let pending = pending.clone();
-            async move { pending.get().await }
-        });
-        tokio::task::yield_now().await;
-        let waiter = tokio::spawn(async move { pending.get().await });
-        tokio::task::yield_now().await;
-        driver.abort();
-        assert!(driver.await.unwrap_err().is_cancelled());
-        assert!(waiter.await.unwrap().unwrap().is_some());
-    })
+    serve(
+        minter.clone(),
+        MintTiming::OnExtraction,
+        |request| async move {
+            let pending = pending(&request);
+            let driver = tokio::spawn({
+                let pending = pending.clone();
+                async move { pending.get().await }
+            });
+            tokio::task::yield_now().await;
+            let waiter = tokio::spawn(async move { pending.get().await });
+            tokio::task::yield_now().await;
+            driver.abort();
+            assert!(driver.await.unwrap_err().is_cancelled());
+            assert!(waiter.await.unwrap().unwrap().is_some());
+        },
+    )
     .await;
     assert_eq!(minter.calls(), 1);
 }
@@ -229,13 +272,25 @@ async fn a_dropped_request_drops_its_mint_although_somebody_keeps_the_promise() 
         });
         let layer = ReleasedTokenLayer::new(minter, by_header()).timing(timing);
         {
-            let mut response = pin!(ServiceBuilder::new().layer(layer).service(page).oneshot(request_from_ada(())));
-            assert!(poll_fn(|cx| Poll::Ready(response.as_mut().poll(cx))).await.is_pending());
+            let mut response = pin!(
+                ServiceBuilder::new()
+                    .layer(layer)
+                    .service(page)
+                    .oneshot(request_from_ada(()))
+            );
+            assert!(
+                poll_fn(|cx| Poll::Ready(response.as_mut().poll(cx)))
+                    .await
+                    .is_pending()
+            );
             assert!(!mint_dropped.load(Ordering::SeqCst));
         }
         assert!(mint_dropped.load(Ordering::SeqCst), "{timing:?}");
         let kept = kept.lock().unwrap().take().unwrap();
-        assert_eq!(kept.get().await.unwrap_err().kind(), MintErrorKind::Interrupted);
+        assert_eq!(
+            kept.get().await.unwrap_err().kind(),
+            MintErrorKind::Interrupted
+        );
     }
 }
 
@@ -250,34 +305,57 @@ async fn a_dropped_request_drops_its_mint_although_another_task_waits_for_it() {
                 let elsewhere = Arc::clone(&elsewhere);
                 async move {
                     let pending = pending(&request);
-                    *elsewhere.lock().unwrap() = Some(tokio::spawn(async move { pending.get().await }));
+                    *elsewhere.lock().unwrap() =
+                        Some(tokio::spawn(async move { pending.get().await }));
                     std::future::pending::<Result<Response<()>, BoxError>>().await
                 }
             }
         });
         let layer = ReleasedTokenLayer::new(minter, by_header()).timing(timing);
         {
-            let mut response = pin!(ServiceBuilder::new().layer(layer).service(page).oneshot(request_from_ada(())));
-            assert!(poll_fn(|cx| Poll::Ready(response.as_mut().poll(cx))).await.is_pending());
+            let mut response = pin!(
+                ServiceBuilder::new()
+                    .layer(layer)
+                    .service(page)
+                    .oneshot(request_from_ada(()))
+            );
+            assert!(
+                poll_fn(|cx| Poll::Ready(response.as_mut().poll(cx)))
+                    .await
+                    .is_pending()
+            );
             tokio::task::yield_now().await;
         }
         assert!(mint_dropped.load(Ordering::SeqCst), "{timing:?}");
         let elsewhere = elsewhere.lock().unwrap().take().unwrap();
-        assert_eq!(elsewhere.await.unwrap().unwrap_err().kind(), MintErrorKind::Interrupted);
+        assert_eq!(
+            elsewhere.await.unwrap().unwrap_err().kind(),
+            MintErrorKind::Interrupted
+        );
     }
 }
 
 #[tokio::test]
 async fn a_dropped_request_stops_its_mint_at_the_token_api() {
-    for timing in [MintTiming::BeforeHandler, MintTiming::AlongsideHandler, MintTiming::OnExtraction] {
+    for timing in [
+        MintTiming::BeforeHandler,
+        MintTiming::AlongsideHandler,
+        MintTiming::OnExtraction,
+    ] {
         let released = FakeReleased::start().await.unwrap();
         released.set_latency(Duration::from_secs(60));
-        let minter = released.client_builder().deadline(Duration::from_secs(60)).build().unwrap();
+        let minter = released
+            .client_builder()
+            .deadline(Duration::from_secs(60))
+            .build()
+            .unwrap();
         let layer = ReleasedTokenLayer::new(minter, by_header()).timing(timing);
-        let page = ServiceBuilder::new().layer(layer).service_fn(async |request: Request<()>| {
-            pending(&request).get().await?;
-            Ok::<_, BoxError>(Response::new(()))
-        });
+        let page = ServiceBuilder::new()
+            .layer(layer)
+            .service_fn(async |request: Request<()>| {
+                pending(&request).get().await?;
+                Ok::<_, BoxError>(Response::new(()))
+            });
         tokio::select! {
             _ = page.oneshot(request_from_ada(())) => panic!("the API takes a minute"),
             _ = released.wait_until(|counts| counts.in_flight == 1) => {}
@@ -292,9 +370,17 @@ async fn a_dropped_request_stops_its_mint_at_the_token_api() {
 async fn a_promise_that_outlives_a_finished_handler_can_still_be_kept() {
     // As when a body is streamed: the response is there, the rest of the page is not.
     let minter = StubMinter::new();
-    let layer = ReleasedTokenLayer::new(minter.clone(), by_header()).timing(MintTiming::OnExtraction);
-    let page = service_fn(async |request: Request<()>| Ok::<_, BoxError>(Response::new(pending(&request))));
-    let response = ServiceBuilder::new().layer(layer).service(page).oneshot(request_from_ada(())).await.unwrap();
+    let layer =
+        ReleasedTokenLayer::new(minter.clone(), by_header()).timing(MintTiming::OnExtraction);
+    let page = service_fn(async |request: Request<()>| {
+        Ok::<_, BoxError>(Response::new(pending(&request)))
+    });
+    let response = ServiceBuilder::new()
+        .layer(layer)
+        .service(page)
+        .oneshot(request_from_ada(()))
+        .await
+        .unwrap();
     // Nobody knew yet whether the token would be in it.
     assert_eq!(response.headers()["cache-control"], "private, no-store");
     assert_eq!(minter.calls(), 0);

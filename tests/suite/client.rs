@@ -29,18 +29,28 @@ async fn the_current_api_is_told_everything_about_the_user() {
     assert_eq!(session.name.as_deref(), user.name());
     assert_eq!(session.expires_in, 3 * 24 * 60 * 60);
     // Two minutes, less the fraction of a second that a JWT does not tell.
-    assert!(token.remaining() > Duration::from_secs(110) && token.remaining() <= Duration::from_secs(120));
+    assert!(
+        token.remaining() > Duration::from_secs(110)
+            && token.remaining() <= Duration::from_secs(120)
+    );
 }
 
 #[tokio::test]
 async fn the_older_api_is_told_the_address_alone() {
     let released = FakeReleased::start().await.unwrap();
-    let client =
-        released.client_builder().api(TokenApi::EmailOnly).endpoint(released.email_only_url()).build().unwrap();
+    let client = released
+        .client_builder()
+        .api(TokenApi::EmailOnly)
+        .endpoint(released.email_only_url())
+        .build()
+        .unwrap();
     let token = client.mint(&ada().with_name("Ada")).await.unwrap();
 
     let session = released.open_session(token.as_str()).unwrap();
-    assert_eq!((session.user_id, session.email.as_str(), session.name), (None, "ada@example.com", None));
+    assert_eq!(
+        (session.user_id, session.email.as_str(), session.name),
+        (None, "ada@example.com", None)
+    );
 }
 
 #[tokio::test]
@@ -50,7 +60,10 @@ async fn mints_share_their_connections() {
     for _ in 0..5 {
         client.clone().oneshot(ada()).await.unwrap();
     }
-    assert_eq!((released.counts().minted, released.counts().connections), (5, 1));
+    assert_eq!(
+        (released.counts().minted, released.counts().connections),
+        (5, 1)
+    );
 }
 
 #[tokio::test]
@@ -58,11 +71,17 @@ async fn a_token_is_refused_by_the_embed_once_it_is_too_old_or_not_ours() {
     let released = FakeReleased::start().await.unwrap();
     released.set_token_life(Duration::ZERO);
     let expired = released.client().unwrap().mint(&ada()).await.unwrap();
-    assert_eq!(released.open_session(expired.as_str()), Err(AccessDenied::Expired));
+    assert_eq!(
+        released.open_session(expired.as_str()),
+        Err(AccessDenied::Expired)
+    );
 
     let other = FakeReleased::start().await.unwrap();
     let foreign = other.client().unwrap().mint(&ada()).await.unwrap();
-    assert_eq!(released.open_session(foreign.as_str()), Err(AccessDenied::Signature));
+    assert_eq!(
+        released.open_session(foreign.as_str()),
+        Err(AccessDenied::Signature)
+    );
 }
 
 async fn failure(client: &ReleasedClient) -> MintError {
@@ -74,11 +93,25 @@ async fn the_fake_is_as_strict_as_released() {
     let released = FakeReleased::start().await.unwrap();
     let (account, secret) = (released.account_id().to_owned(), released.shared_secret());
     let client = |account: &str, secret: &str| {
-        ReleasedClient::builder(account, secret).endpoint(released.impersonation_url()).build().unwrap()
+        ReleasedClient::builder(account, secret)
+            .endpoint(released.impersonation_url())
+            .build()
+            .unwrap()
     };
-    assert!(client(&account, &format!(" {secret}\n")).mint(&ada()).await.is_ok());
-    assert_eq!(failure(&client(&account, "wrong")).await.kind(), MintErrorKind::Unauthorized);
-    assert_eq!(failure(&client("nobody", &secret)).await.kind(), MintErrorKind::Rejected);
+    assert!(
+        client(&account, &format!(" {secret}\n"))
+            .mint(&ada())
+            .await
+            .is_ok()
+    );
+    assert_eq!(
+        failure(&client(&account, "wrong")).await.kind(),
+        MintErrorKind::Unauthorized
+    );
+    assert_eq!(
+        failure(&client("nobody", &secret)).await.kind(),
+        MintErrorKind::Rejected
+    );
 
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let good = serde_json::json!({"account_id": account, "user_id": "u1", "user_email": "ada@example.com"});
@@ -94,11 +127,26 @@ async fn the_fake_is_as_strict_as_released() {
     };
     for (status, body) in [
         (200, good.clone()),
-        (200, with("profile", serde_json::json!({"name": "Ada", "avatar_url": "https://example.com/a.png"}))),
-        (200, with("profile", serde_json::json!({"name": "😀".repeat(100)}))),
-        (400, with("profile", serde_json::json!({"name": "😀".repeat(101)}))),
+        (
+            200,
+            with(
+                "profile",
+                serde_json::json!({"name": "Ada", "avatar_url": "https://example.com/a.png"}),
+            ),
+        ),
+        (
+            200,
+            with("profile", serde_json::json!({"name": "😀".repeat(100)})),
+        ),
+        (
+            400,
+            with("profile", serde_json::json!({"name": "😀".repeat(101)})),
+        ),
         (400, with("profile", serde_json::json!({"name": 42}))),
-        (400, with("profile", serde_json::json!({"avatar_url": "not a URL"}))),
+        (
+            400,
+            with("profile", serde_json::json!({"avatar_url": "not a URL"})),
+        ),
         (400, without("account_id")),
         (400, without("user_id")),
         (400, without("user_email")),
@@ -110,18 +158,49 @@ async fn the_fake_is_as_strict_as_released() {
         (400, serde_json::json!("a string")),
     ] {
         let request = http.post(released.impersonation_url()).bearer_auth(&secret);
-        let response = request.header("content-type", "application/json").body(body.to_string()).send().await.unwrap();
+        let response = request
+            .header("content-type", "application/json")
+            .body(body.to_string())
+            .send()
+            .await
+            .unwrap();
         assert_eq!(response.status(), status, "{body}");
     }
-    let post = || http.post(released.impersonation_url()).body(good.to_string());
+    let post = || {
+        http.post(released.impersonation_url())
+            .body(good.to_string())
+    };
     let statuses = [
         (401, post().header("content-type", "application/json")),
-        (401, post().header("content-type", "application/json").bearer_auth(format!("{secret}x"))),
+        (
+            401,
+            post()
+                .header("content-type", "application/json")
+                .bearer_auth(format!("{secret}x")),
+        ),
         (415, post().bearer_auth(&secret)),
-        (415, post().bearer_auth(&secret).header("content-type", "text/plain")),
-        (405, http.get(released.impersonation_url()).bearer_auth(&secret)),
-        (404, http.post(released.origin() + "/elsewhere").bearer_auth(&secret)),
-        (413, post().bearer_auth(&secret).header("content-type", "application/json").body("x".repeat(65 * 1024))),
+        (
+            415,
+            post()
+                .bearer_auth(&secret)
+                .header("content-type", "text/plain"),
+        ),
+        (
+            405,
+            http.get(released.impersonation_url()).bearer_auth(&secret),
+        ),
+        (
+            404,
+            http.post(released.origin() + "/elsewhere")
+                .bearer_auth(&secret),
+        ),
+        (
+            413,
+            post()
+                .bearer_auth(&secret)
+                .header("content-type", "application/json")
+                .body("x".repeat(65 * 1024)),
+        ),
     ];
     for (status, request) in statuses {
         assert_eq!(request.send().await.unwrap().status(), status);
@@ -144,9 +223,18 @@ async fn every_answer_has_its_kind() {
         (MintErrorKind::Unavailable, Reply::status(503)),
         (MintErrorKind::MalformedResponse, Reply::status(204)),
         (MintErrorKind::MalformedResponse, Reply::status(200)),
-        (MintErrorKind::MalformedResponse, Reply::status(200).body("<!doctype html>")),
-        (MintErrorKind::MalformedResponse, Reply::status(200).body(r#"{"token":"a.b.c"}"#)),
-        (MintErrorKind::MalformedResponse, Reply::status(200).body(r#""\"><script>alert(1)</script>""#)),
+        (
+            MintErrorKind::MalformedResponse,
+            Reply::status(200).body("<!doctype html>"),
+        ),
+        (
+            MintErrorKind::MalformedResponse,
+            Reply::status(200).body(r#"{"token":"a.b.c"}"#),
+        ),
+        (
+            MintErrorKind::MalformedResponse,
+            Reply::status(200).body(r#""\"><script>alert(1)</script>""#),
+        ),
     ] {
         released.reply_next(reply.clone());
         assert_eq!(failure(&client).await.kind(), kind, "{reply:?}");
@@ -156,11 +244,19 @@ async fn every_answer_has_its_kind() {
 
 #[tokio::test]
 async fn a_redirect_takes_neither_the_secret_nor_the_user_elsewhere() {
-    let (released, elsewhere) = (FakeReleased::start().await.unwrap(), FakeReleased::start().await.unwrap());
+    let (released, elsewhere) = (
+        FakeReleased::start().await.unwrap(),
+        FakeReleased::start().await.unwrap(),
+    );
     let client = released.client().unwrap();
     for status in [301, 302, 303, 307, 308] {
-        released.reply_next(Reply::status(status).header("location", &elsewhere.impersonation_url()));
-        assert_eq!(failure(&client).await.kind(), MintErrorKind::MalformedResponse, "{status}");
+        released
+            .reply_next(Reply::status(status).header("location", &elsewhere.impersonation_url()));
+        assert_eq!(
+            failure(&client).await.kind(),
+            MintErrorKind::MalformedResponse,
+            "{status}"
+        );
     }
     assert_eq!(elsewhere.counts().connections, 0);
 }
@@ -174,7 +270,10 @@ async fn a_reply_is_read_up_to_sixteen_kibibytes() {
     released.reply_next(Reply::status(200).body(padded(16 * 1024)));
     assert_eq!(client.mint(&ada()).await.unwrap().as_str(), "a.b.c");
     released.reply_next(Reply::status(200).body(padded(16 * 1024 + 1)));
-    assert_eq!(failure(&client).await.kind(), MintErrorKind::MalformedResponse);
+    assert_eq!(
+        failure(&client).await.kind(),
+        MintErrorKind::MalformedResponse
+    );
 }
 
 #[tokio::test]
@@ -183,7 +282,10 @@ async fn a_reply_without_end_is_cut_off() {
     let server = async {
         let (mut stream, _) = listener.accept().await.unwrap();
         read_request(&mut stream).await;
-        stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+            .await
+            .unwrap();
         // Until the client hangs up.
         while stream.write_all(b"400\r\n").await.is_ok()
             && stream.write_all(&[b' '; 1024]).await.is_ok()
@@ -198,7 +300,11 @@ async fn a_reply_without_end_is_cut_off() {
 async fn a_mint_ends_with_its_deadline() {
     let released = FakeReleased::start().await.unwrap();
     released.set_latency(Duration::from_secs(60));
-    let client = released.client_builder().deadline(Duration::from_millis(50)).build().unwrap();
+    let client = released
+        .client_builder()
+        .deadline(Duration::from_millis(50))
+        .build()
+        .unwrap();
     assert_eq!(failure(&client).await.kind(), MintErrorKind::Timeout);
     let counts = released.wait_until(|counts| counts.in_flight == 0).await;
     assert_eq!(counts.cancelled, 1);
@@ -211,8 +317,13 @@ async fn a_port_that_nobody_listens_on_is_a_connect_error() {
     let error = failure(&client).await;
     assert_eq!(error.kind(), MintErrorKind::Connect);
     // Of what failed, the operating system's own error is the source.
-    let source = std::error::Error::source(&error).and_then(|failure| failure.source()).unwrap();
-    assert!(source.downcast_ref::<std::io::Error>().is_some(), "{source}");
+    let source = std::error::Error::source(&error)
+        .and_then(|failure| failure.source())
+        .unwrap();
+    assert!(
+        source.downcast_ref::<std::io::Error>().is_some(),
+        "{source}"
+    );
 }
 
 #[tokio::test]
@@ -220,8 +331,14 @@ async fn a_connection_that_breaks_is_an_interruption_and_no_http_is_malformed() 
     for (answer, kind) in [
         (&b""[..], MintErrorKind::Interrupted),
         (b"HTTP/1.1 200 OK\r\n", MintErrorKind::Interrupted),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n\"a.b", MintErrorKind::Interrupted),
-        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", MintErrorKind::MalformedResponse),
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n\"a.b",
+            MintErrorKind::Interrupted,
+        ),
+        (
+            b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+            MintErrorKind::MalformedResponse,
+        ),
         (
             b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\ncontent-length: 9\r\n\r\n\"a.b.c\"",
             MintErrorKind::MalformedResponse,
@@ -244,7 +361,10 @@ async fn a_request_says_no_more_than_it_must() {
     let server = async {
         let (mut stream, _) = listener.accept().await.unwrap();
         let request = read_request(&mut stream).await;
-        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n\"a.b.c\"").await.unwrap();
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n\"a.b.c\"")
+            .await
+            .unwrap();
         request
     };
     let user = ada();
@@ -268,7 +388,10 @@ async fn a_request_says_no_more_than_it_must() {
             user_agent,
         ]
     );
-    assert_eq!(body, r#"{"account_id":"acc","user_id":"ada","user_email":"ada@example.com"}"#);
+    assert_eq!(
+        body,
+        r#"{"account_id":"acc","user_id":"ada","user_email":"ada@example.com"}"#
+    );
 }
 
 /// A proxy in the environment must not be told what goes to this machine. The variables are read when a client is
@@ -279,34 +402,61 @@ async fn a_proxy_in_the_environment_is_not_used_for_loopback() {
     const NAME: &str = "client::a_proxy_in_the_environment_is_not_used_for_loopback";
 
     if let Ok(endpoint) = env::var(CHILD) {
-        let (account, secret) = (env::var("FAKE_ACCOUNT").unwrap(), env::var("FAKE_SECRET").unwrap());
-        let client = ReleasedClient::builder(account, secret).endpoint(endpoint).build().unwrap();
+        let (account, secret) = (
+            env::var("FAKE_ACCOUNT").unwrap(),
+            env::var("FAKE_SECRET").unwrap(),
+        );
+        let client = ReleasedClient::builder(account, secret)
+            .endpoint(endpoint)
+            .build()
+            .unwrap();
         client.mint(&ada()).await.unwrap();
         return;
     }
-    let (released, proxy) = (FakeReleased::start().await.unwrap(), FakeReleased::start().await.unwrap());
+    let (released, proxy) = (
+        FakeReleased::start().await.unwrap(),
+        FakeReleased::start().await.unwrap(),
+    );
     let mut child = Command::new(env::current_exe().unwrap());
     child
         .args(["--exact", NAME])
         .env(CHILD, released.impersonation_url())
         .env("FAKE_ACCOUNT", released.account_id())
         .env("FAKE_SECRET", released.shared_secret());
-    for variable in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+    for variable in [
+        "HTTP_PROXY",
+        "http_proxy",
+        "HTTPS_PROXY",
+        "https_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+    ] {
         child.env(variable, proxy.origin());
     }
     for variable in ["NO_PROXY", "no_proxy"] {
         child.env_remove(variable);
     }
-    let output = tokio::task::spawn_blocking(move || child.output().unwrap()).await.unwrap();
+    let output = tokio::task::spawn_blocking(move || child.output().unwrap())
+        .await
+        .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
-    assert_eq!((released.counts().minted, proxy.counts().connections), (1, 0));
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{said}"
+    );
+    assert_eq!(
+        (released.counts().minted, proxy.counts().connections),
+        (1, 0)
+    );
 }
 
 #[test]
 fn a_wrong_configuration_is_told_before_any_call_and_without_the_secret() {
     let build = |account: &str, secret: &str, endpoint: &str| {
-        ReleasedClient::builder(account, secret).endpoint(endpoint).build().unwrap_err()
+        ReleasedClient::builder(account, secret)
+            .endpoint(endpoint)
+            .build()
+            .unwrap_err()
     };
     const GOOD: &str = "https://accounts.releasedhub.com/auth/api/token";
 
@@ -318,7 +468,11 @@ fn a_wrong_configuration_is_told_before_any_call_and_without_the_secret() {
         build("acc", "s3c\nret", GOOD),
         build("acc", "s3cret", "http://accounts.releasedhub.com/"),
         build("acc", "s3cret", "https://s3cret@accounts.releasedhub.com/"),
-        build("acc", "s3cret", "https://accounts.releasedhub.com/?secret=s3cret"),
+        build(
+            "acc",
+            "s3cret",
+            "https://accounts.releasedhub.com/?secret=s3cret",
+        ),
         build("acc", "s3cret", "s3cret"),
     ];
     for error in &errors {
@@ -334,14 +488,20 @@ fn a_wrong_configuration_is_told_before_any_call_and_without_the_secret() {
         (6, ConfigErrorKind::Endpoint, "user name"),
     ] {
         assert_eq!(errors[number].kind(), kind);
-        assert!(errors[number].to_string().contains(cause), "{}", errors[number]);
+        assert!(
+            errors[number].to_string().contains(cause),
+            "{}",
+            errors[number]
+        );
     }
 }
 
 async fn listener_and_client(deadline: Duration) -> (TcpListener, ReleasedClient) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let endpoint = format!("http://{}/token", listener.local_addr().unwrap());
-    let builder = ReleasedClient::builder("acc", "s3cret").endpoint(endpoint).deadline(deadline);
+    let builder = ReleasedClient::builder("acc", "s3cret")
+        .endpoint(endpoint)
+        .deadline(deadline);
     let retry = retry(|retry| (retry.max_attempts, retry.attempt_timeout) = (1, deadline));
     let client = builder.retry(retry).build().unwrap();
     (listener, client)
@@ -351,7 +511,11 @@ async fn listener_and_client(deadline: Duration) -> (TcpListener, ReleasedClient
 async fn read_request(stream: &mut tokio::net::TcpStream) -> String {
     let mut request = Vec::new();
     while !request.ends_with(b"}") {
-        assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0, "the client hung up");
+        assert_ne!(
+            stream.read_buf(&mut request).await.unwrap(),
+            0,
+            "the client hung up"
+        );
     }
     String::from_utf8(request).unwrap()
 }
@@ -364,6 +528,10 @@ async fn the_life_of_a_token_counts_from_when_it_was_asked_for() {
     client.warm_up().await.unwrap();
     released.set_latency(LATENCY);
     let token = client.mint(&ada()).await.unwrap();
-    assert!(token.remaining() <= Duration::from_secs(120).checked_sub(LATENCY).unwrap(), "{:?}", token.remaining());
+    assert!(
+        token.remaining() <= Duration::from_secs(120).checked_sub(LATENCY).unwrap(),
+        "{:?}",
+        token.remaining()
+    );
     assert!(token.minted_at().elapsed().unwrap() >= LATENCY);
 }

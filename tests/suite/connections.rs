@@ -49,7 +49,10 @@ fn once_within(time: Duration) -> RetryConfig {
 }
 
 fn at(endpoint: String) -> ReleasedClientBuilder {
-    ReleasedClient::builder("acc", SECRET).endpoint(endpoint).deadline(LONG).retry(once_within(LONG))
+    ReleasedClient::builder("acc", SECRET)
+        .endpoint(endpoint)
+        .deadline(LONG)
+        .retry(once_within(LONG))
 }
 
 fn at_address(address: SocketAddr) -> ReleasedClientBuilder {
@@ -62,27 +65,54 @@ fn at_localhost(server: &FaultServer) -> ReleasedClientBuilder {
 
 async fn run(cases: Vec<Case>) {
     let (log, _guard) = Log::capture();
-    join_all(cases.into_iter().map(async |Case { name, client, kind, source, text, has_system_error }| {
-        let client = client.build().unwrap();
-        let user = User::new("ada", EMAIL).unwrap();
-        let error = client.mint(&user).await.expect_err(name);
-        assert_eq!(error.kind(), kind, "{name}");
-        let failure = error.source().unwrap_or_else(|| panic!("{name}: no source"));
-        assert_eq!(failure.to_string(), source, "{name}");
-        let system = failure.source();
-        assert!(has_system_error.is_none_or(|has| has == system.is_some()), "{name}: {system:?}");
-        assert!(system.is_none_or(|error| error.downcast_ref::<io::Error>().unwrap().get_ref().is_none()), "{name}");
-        let said = error.to_string();
-        assert!(text.iter().all(|part| said.contains(part)), "{name}: {said}");
-        assert_nothing_leaks(name, &forms(&error));
-    }))
+    join_all(cases.into_iter().map(
+        async |Case {
+                   name,
+                   client,
+                   kind,
+                   source,
+                   text,
+                   has_system_error,
+               }| {
+            let client = client.build().unwrap();
+            let user = User::new("ada", EMAIL).unwrap();
+            let error = client.mint(&user).await.expect_err(name);
+            assert_eq!(error.kind(), kind, "{name}");
+            let failure = error
+                .source()
+                .unwrap_or_else(|| panic!("{name}: no source"));
+            assert_eq!(failure.to_string(), source, "{name}");
+            let system = failure.source();
+            assert!(
+                has_system_error.is_none_or(|has| has == system.is_some()),
+                "{name}: {system:?}"
+            );
+            assert!(
+                system.is_none_or(|error| error
+                    .downcast_ref::<io::Error>()
+                    .unwrap()
+                    .get_ref()
+                    .is_none()),
+                "{name}"
+            );
+            let said = error.to_string();
+            assert!(
+                text.iter().all(|part| said.contains(part)),
+                "{name}: {said}"
+            );
+            assert_nothing_leaks(name, &forms(&error));
+        },
+    ))
     .await;
     assert_nothing_leaks("logged", &log.text());
 }
 
 fn assert_nothing_leaks(what: &str, text: &str) {
     for forbidden in [SECRET, EMAIL, REMOTE, "eyJ"] {
-        assert!(!text.contains(forbidden), "{forbidden:?} is {what}:\n{text}");
+        assert!(
+            !text.contains(forbidden),
+            "{forbidden:?} is {what}:\n{text}"
+        );
     }
 }
 
@@ -92,7 +122,10 @@ async fn server(script: Vec<Step>) -> FaultServer {
 
 /// A port that nobody listens on.
 fn closed_port() -> SocketAddr {
-    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }
 
 #[tokio::test]
@@ -104,12 +137,21 @@ async fn a_broken_connection_says_how_it_broke() {
         server(vec![Read, write(format!("{head}\"eyJ{REMOTE}"))]),
         server(vec![Read, Stall]),
     );
-    let case =
-        |name, client, kind, source, has_system_error| Case { name, client, kind, source, text: &[], has_system_error };
+    let case = |name, client, kind, source, has_system_error| Case {
+        name,
+        client,
+        kind,
+        source,
+        text: &[],
+        has_system_error,
+    };
     let refused = closed_port();
     run(vec![
         Case {
-            text: &["could be opened (refused): ", "the host and the port in RELEASED_TOKEN_URL"],
+            text: &[
+                "could be opened (refused): ",
+                "the host and the port in RELEASED_TOKEN_URL",
+            ],
             ..case(
                 "a closed port",
                 at_address(refused),
@@ -129,14 +171,20 @@ async fn a_broken_connection_says_how_it_broke() {
             "closed before the answer",
             at_address(closed.address),
             MintErrorKind::Interrupted,
-            format!("connection closed by {} before the answer was complete", closed.address),
+            format!(
+                "connection closed by {} before the answer was complete",
+                closed.address
+            ),
             Some(false),
         ),
         case(
             "closed within the answer",
             at_address(cut_off.address),
             MintErrorKind::Interrupted,
-            format!("connection closed by {} before the answer was complete", cut_off.address),
+            format!(
+                "connection closed by {} before the answer was complete",
+                cut_off.address
+            ),
             Some(false),
         ),
         case(
@@ -150,7 +198,10 @@ async fn a_broken_connection_says_how_it_broke() {
             "no handshake",
             at_localhost(&stalled),
             MintErrorKind::Timeout,
-            format!("no answer from localhost:{} in time", stalled.address.port()),
+            format!(
+                "no answer from localhost:{} in time",
+                stalled.address.port()
+            ),
             Some(false),
         ),
     ])
@@ -212,7 +263,10 @@ async fn a_client_of_the_applications_own_says_what_it_knows() {
             "closed before the answer",
             at_address(closed.address).http_client(http()),
             MintErrorKind::Interrupted,
-            format!("connection closed by {} before the answer was complete", closed.address),
+            format!(
+                "connection closed by {} before the answer was complete",
+                closed.address
+            ),
             &[],
             Some(false),
         ),
@@ -228,20 +282,30 @@ async fn names_certificates_and_proxies_are_told_apart() {
     const PORTS: &str = "TOWER_RELEASED_TEST_CAUSES";
 
     if let Ok(ports) = env::var(PORTS) {
-        let [plain, expired, hangs_up] = ports.split(' ').collect::<Vec<_>>()[..] else { panic!("three ports") };
+        let [plain, expired, hangs_up] = ports.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("three ports")
+        };
         let tls = |name, port: &str| Case {
             name,
             client: at(format!("https://localhost:{port}/token")),
             kind: MintErrorKind::Connect,
             source: format!("TLS with localhost:{port} failed"),
-            text: &["could be opened (tls): ", "certificate", "clock", "intercepts"],
+            text: &[
+                "could be opened (tls): ",
+                "certificate",
+                "clock",
+                "intercepts",
+            ],
             has_system_error: Some(false),
         };
         run(vec![
             tls("TLS to a port of plain HTTP", plain),
             tls("an expired certificate", expired),
             // With a reset if its part of the handshake was there already.
-            Case { has_system_error: None, ..tls("a server that hangs up within the handshake", hangs_up) },
+            Case {
+                has_system_error: None,
+                ..tls("a server that hangs up within the handshake", hangs_up)
+            },
             Case {
                 name: "a name that nobody has",
                 client: at("https://nowhere.invalid/token".to_owned()),
@@ -269,7 +333,12 @@ async fn names_certificates_and_proxies_are_told_apart() {
         server(vec![write(format!("HTTP/1.1 400 {REMOTE}\r\n\r\n")), Stall]),
         FaultServer::start_tls(vec![vec![Read]], trusted),
         server(vec![]),
-        server(vec![write(format!("HTTP/1.1 403 {REMOTE}\r\nx-words: {REMOTE}\r\n\r\n")), Stall]),
+        server(vec![
+            write(format!(
+                "HTTP/1.1 403 {REMOTE}\r\nx-words: {REMOTE}\r\n\r\n"
+            )),
+            Stall
+        ]),
     );
     let roots = env::temp_dir().join(format!("tower-released-causes-{}.pem", std::process::id()));
     std::fs::write(&roots, authority.pem()).unwrap();
@@ -277,7 +346,12 @@ async fn names_certificates_and_proxies_are_told_apart() {
         let mut child = Command::new(env::current_exe().unwrap());
         child
             .args(["--exact", NAME])
-            .env(PORTS, [&plain, &expired, &hangs_up].map(|server| server.address.port().to_string()).join(" "))
+            .env(
+                PORTS,
+                [&plain, &expired, &hangs_up]
+                    .map(|server| server.address.port().to_string())
+                    .join(" "),
+            )
             .env("SSL_CERT_FILE", &roots)
             .env("HTTPS_PROXY", format!("http://ada:{SECRET}@{proxy}"))
             .env("NO_PROXY", "nowhere.invalid");
@@ -290,7 +364,10 @@ async fn names_certificates_and_proxies_are_told_apart() {
     for proxy in [&proxy, &hangs_up] {
         let output = child(proxy.address).await.unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        assert!(
+            output.status.success() && said.contains("1 passed"),
+            "{said}"
+        );
     }
     std::fs::remove_file(&roots).unwrap();
     assert!(proxy.connections() > 0);

@@ -67,7 +67,12 @@ impl Balancer {
                 });
             }
         });
-        Self { address, counts, silent_before, task }
+        Self {
+            address,
+            counts,
+            silent_before,
+            task,
+        }
     }
 
     /// Silences every connection there is; new ones work.
@@ -100,7 +105,12 @@ impl Drop for Balancer {
 }
 
 /// Until the client hangs up.
-async fn pass_on(mut client: TcpStream, server: SocketAddr, counts: &Counts, silence: impl Future<Output = ()>) {
+async fn pass_on(
+    mut client: TcpStream,
+    server: SocketAddr,
+    counts: &Counts,
+    silence: impl Future<Output = ()>,
+) {
     let mut server = TcpStream::connect(server).await.unwrap();
     let (mut from_client, mut from_server) = ([0; 4096], [0; 4096]);
     let mut is_silent = false;
@@ -128,7 +138,9 @@ async fn pass_on(mut client: TcpStream, server: SocketAddr, counts: &Counts, sil
 }
 
 fn builder(released: &FakeReleased, balancer: &Balancer) -> ReleasedClientBuilder {
-    let endpoint = released.impersonation_url().replace(&released.origin(), &format!("http://{}", balancer.address));
+    let endpoint = released
+        .impersonation_url()
+        .replace(&released.origin(), &format!("http://{}", balancer.address));
     released
         .client_builder()
         .endpoint(endpoint)
@@ -151,7 +163,12 @@ async fn mint(client: &ReleasedClient) -> (Option<MintErrorKind>, Duration) {
 }
 
 /// Leaves so many idle connections in the client's pool.
-async fn fill_pool(client: &ReleasedClient, released: &FakeReleased, balancer: &Balancer, count: usize) {
+async fn fill_pool(
+    client: &ReleasedClient,
+    released: &FakeReleased,
+    balancer: &Balancer,
+    count: usize,
+) {
     // So that none of them is free again before the last one is opened.
     released.set_latency(ATTEMPT / 4);
     let ends = mints(client, count).await;
@@ -181,9 +198,17 @@ async fn pages_that_all_draw_a_dead_connection_have_their_tokens_after_one_attem
     // The circuit is closed, and every page has its token at once.
     for _ in 0..2 {
         let ends = mints(&client, POOLED).await;
-        assert!(ends.iter().all(|(kind, took)| kind.is_none() && *took < ATTEMPT), "{ends:?}");
+        assert!(
+            ends.iter()
+                .all(|(kind, took)| kind.is_none() && *took < ATTEMPT),
+            "{ends:?}"
+        );
     }
-    assert!(balancer.open() <= POOLED, "the dead connections are closed, of {}", balancer.connections());
+    assert!(
+        balancer.open() <= POOLED,
+        "the dead connections are closed, of {}",
+        balancer.connections()
+    );
 }
 
 #[tokio::test]
@@ -197,7 +222,11 @@ async fn of_pages_one_after_the_other_the_first_alone_waits_for_a_dead_connectio
         let (kind, took) = mint(&client).await;
         assert!(kind.is_none() && took < ATTEMPT, "{kind:?} after {took:?}");
     }
-    assert_eq!((balancer.connections(), balancer.open()), (POOLED + 1, 1), "all share the connection of the retry");
+    assert_eq!(
+        (balancer.connections(), balancer.open()),
+        (POOLED + 1, 1),
+        "all share the connection of the retry"
+    );
 }
 
 #[tokio::test]
@@ -205,7 +234,9 @@ async fn a_mint_that_is_not_retried_leaves_no_dead_connection_to_the_next() {
     let released = FakeReleased::start().await.unwrap();
     let balancer = Balancer::before(&released).await;
     let client = builder(&released, &balancer)
-        .retry(retry(|retry| (retry.max_attempts, retry.attempt_timeout) = (1, ATTEMPT)))
+        .retry(retry(|retry| {
+            (retry.max_attempts, retry.attempt_timeout) = (1, ATTEMPT)
+        }))
         .build()
         .unwrap();
     fill_pool(&client, &released, &balancer, POOLED).await;
@@ -220,7 +251,9 @@ async fn a_probe_opens_a_new_connection() {
     let balancer = Balancer::before(&released).await;
     let moment = Duration::from_millis(50);
     let client = builder(&released, &balancer)
-        .retry(retry(|retry| (retry.max_attempts, retry.attempt_timeout) = (1, ATTEMPT)))
+        .retry(retry(|retry| {
+            (retry.max_attempts, retry.attempt_timeout) = (1, ATTEMPT)
+        }))
         .circuit(open_for(moment))
         .build()
         .unwrap();
@@ -243,7 +276,11 @@ async fn a_probe_opens_a_new_connection() {
     };
     assert_eq!(first_that_is_let_through, None);
     let ends = mints(&client, POOLED).await;
-    assert!(ends.iter().all(|(kind, took)| kind.is_none() && *took < ATTEMPT), "{ends:?}");
+    assert!(
+        ends.iter()
+            .all(|(kind, took)| kind.is_none() && *took < ATTEMPT),
+        "{ends:?}"
+    );
 }
 
 #[tokio::test]
@@ -252,8 +289,12 @@ async fn while_released_stalls_there_are_no_more_retries_than_the_budget_and_one
     let balancer = Balancer::before(&released).await;
     // Without the breaker, which would end it sooner.
     let client = builder(&released, &balancer)
-        .retry(retry(|retry| retry.attempt_timeout = Duration::from_millis(500)))
-        .circuit(circuit(|circuit| (circuit.failures_in_a_row, circuit.of_at_least) = (u32::MAX, u32::MAX)))
+        .retry(retry(|retry| {
+            retry.attempt_timeout = Duration::from_millis(500)
+        }))
+        .circuit(circuit(|circuit| {
+            (circuit.failures_in_a_row, circuit.of_at_least) = (u32::MAX, u32::MAX)
+        }))
         .build()
         .unwrap();
     fill_pool(&client, &released, &balancer, POOLED).await;
@@ -263,7 +304,11 @@ async fn while_released_stalls_there_are_no_more_retries_than_the_budget_and_one
     for _ in 0..3 {
         let before = balancer.requests();
         let ends = mints(&client, 100).await;
-        assert!(ends.iter().all(|(kind, _)| *kind == Some(MintErrorKind::Timeout)), "{ends:?}");
+        assert!(
+            ends.iter()
+                .all(|(kind, _)| *kind == Some(MintErrorKind::Timeout)),
+            "{ends:?}"
+        );
         extra.push(balancer.requests() - before - 100);
     }
     // A tenth of the mints, one a second with ten to start with, and once a retry for each connection that had answered.
@@ -286,7 +331,10 @@ async fn a_page_that_goes_away_leaves_the_pool_as_it_is() {
     released.set_latency(ATTEMPT / 4);
     let ends = mints(&client, POOLED - 1).await;
     assert!(ends.iter().all(|(kind, _)| kind.is_none()), "{ends:?}");
-    assert_eq!((balancer.connections(), balancer.open()), (POOLED, POOLED - 1));
+    assert_eq!(
+        (balancer.connections(), balancer.open()),
+        (POOLED, POOLED - 1)
+    );
 }
 
 #[tokio::test]

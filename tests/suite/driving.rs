@@ -19,8 +19,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tower_released::testing::{FakeReleased, Reply, StubMinter};
 use tower_released::{
-    BoxError, MintErrorKind, MintTiming, Minter, PendingToken, ReleasedClient, ReleasedTokenLayer, User, UserResolver,
-    from_extractor, resolver_fn,
+    BoxError, MintErrorKind, MintTiming, Minter, PendingToken, ReleasedClient, ReleasedTokenLayer,
+    User, UserResolver, from_extractor, resolver_fn,
 };
 use tower_sessions::session::{Id, Record};
 use tower_sessions::{MemoryStore, Session, SessionManagerLayer, SessionStore, session_store};
@@ -43,20 +43,28 @@ impl Site {
     async fn serve(app: Router) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        Self { address, server: tokio::spawn(async { axum::serve(listener, app).await.unwrap() }) }
+        Self {
+            address,
+            server: tokio::spawn(async { axum::serve(listener, app).await.unwrap() }),
+        }
     }
 
     /// Visits the page and leaves it open.
     async fn visit(&self, headers: &str) -> TcpStream {
         let mut page = TcpStream::connect(self.address).await.unwrap();
-        page.write_all(format!("GET / HTTP/1.1\r\nhost: a\r\n{headers}\r\n").as_bytes()).await.unwrap();
+        page.write_all(format!("GET / HTTP/1.1\r\nhost: a\r\n{headers}\r\n").as_bytes())
+            .await
+            .unwrap();
         page
     }
 
     /// Visits the page until its first byte.
     async fn first_byte(&self, headers: &str) -> TcpStream {
         let mut page = self.visit(headers).await;
-        let first = timeout(PATIENCE, page.read_u8()).await.expect("the page hangs").unwrap();
+        let first = timeout(PATIENCE, page.read_u8())
+            .await
+            .expect("the page hangs")
+            .unwrap();
         assert_eq!(first, b'H');
         page
     }
@@ -125,13 +133,28 @@ async fn page(way: Way, pending: PendingToken) -> Response {
     }
 }
 
-async fn site(minter: impl Minter, resolver: impl UserResolver, way: Way, timing: MintTiming) -> Site {
+async fn site(
+    minter: impl Minter,
+    resolver: impl UserResolver,
+    way: Way,
+    timing: MintTiming,
+) -> Site {
     let layer = ReleasedTokenLayer::new(minter, resolver).timing(timing);
-    Site::serve(Router::new().route("/", get(move |pending| page(way, pending))).layer(layer)).await
+    Site::serve(
+        Router::new()
+            .route("/", get(move |pending| page(way, pending)))
+            .layer(layer),
+    )
+    .await
 }
 
 async fn no_mint_in_flight(released: &FakeReleased) {
-    timeout(PATIENCE, released.wait_until(|counts| counts.in_flight == 0)).await.expect("a mint was left alone");
+    timeout(
+        PATIENCE,
+        released.wait_until(|counts| counts.in_flight == 0),
+    )
+    .await
+    .expect("a mint was left alone");
 }
 
 #[tokio::test]
@@ -139,14 +162,27 @@ async fn a_page_that_leaves_its_mint_alone_keeps_no_place_from_others() {
     for (way, timing) in WAYS {
         let released = FakeReleased::start().await.unwrap();
         released.set_latency(Duration::from_secs(60));
-        let client = released.client_builder().deadline(DEADLINE).max_in_flight(1).build().unwrap();
+        let client = released
+            .client_builder()
+            .deadline(DEADLINE)
+            .max_in_flight(1)
+            .build()
+            .unwrap();
         let site = site(client.clone(), by_header(), way, timing).await;
         let _open = site.visit("x-user: ada\r\n").await;
-        timeout(PATIENCE, released.wait_until(|counts| counts.in_flight == 1)).await.expect("the mint starts");
+        timeout(
+            PATIENCE,
+            released.wait_until(|counts| counts.in_flight == 1),
+        )
+        .await
+        .expect("the mint starts");
         released.recover();
 
         no_mint_in_flight(&released).await;
-        client.mint(&ada()).await.unwrap_or_else(|error| panic!("{way:?} {timing:?}: {error}"));
+        client
+            .mint(&ada())
+            .await
+            .unwrap_or_else(|error| panic!("{way:?} {timing:?}: {error}"));
     }
 }
 
@@ -165,7 +201,11 @@ async fn a_page_that_leaves_the_probe_alone_does_not_keep_the_circuit_open() {
     for (way, timing) in WAYS {
         let released = FakeReleased::start().await.unwrap();
         let moment = Duration::from_millis(50);
-        let builder = released.client_builder().deadline(DEADLINE).retry(once()).circuit(open_for(moment));
+        let builder = released
+            .client_builder()
+            .deadline(DEADLINE)
+            .retry(once())
+            .circuit(open_for(moment));
         let client = builder.build().unwrap();
         released.reply_always(Reply::status(500));
         for _ in 0..5 {
@@ -176,12 +216,21 @@ async fn a_page_that_leaves_the_probe_alone_does_not_keep_the_circuit_open() {
         released.set_latency(Duration::from_secs(60));
         let site = site(client.clone(), by_header(), way, timing).await;
         let _open = site.visit("x-user: ada\r\n").await;
-        timeout(PATIENCE, released.wait_until(|counts| counts.in_flight == 1)).await.expect("the probe starts");
+        timeout(
+            PATIENCE,
+            released.wait_until(|counts| counts.in_flight == 1),
+        )
+        .await
+        .expect("the probe starts");
         released.recover();
 
         no_mint_in_flight(&released).await;
         let let_through = timeout(PATIENCE, first_that_is_let_through(&client)).await;
-        assert_eq!(let_through.expect("the circuit stays open"), None, "{way:?} {timing:?}");
+        assert_eq!(
+            let_through.expect("the circuit stays open"),
+            None,
+            "{way:?} {timing:?}"
+        );
     }
 }
 
@@ -190,11 +239,25 @@ async fn a_hundred_and_twenty_eight_open_streams_do_not_end_all_minting() {
     let released = FakeReleased::start().await.unwrap();
     released.set_latency(Duration::from_secs(60));
     let moment = Duration::from_millis(50);
-    let builder = released.client_builder().deadline(Duration::from_secs(2)).circuit(open_for(moment));
+    let builder = released
+        .client_builder()
+        .deadline(Duration::from_secs(2))
+        .circuit(open_for(moment));
     let client = builder.build().unwrap();
-    let site = site(client.clone(), by_header(), Way::BodyAsksOnce, MintTiming::OnExtraction).await;
+    let site = site(
+        client.clone(),
+        by_header(),
+        Way::BodyAsksOnce,
+        MintTiming::OnExtraction,
+    )
+    .await;
     let open = join_all((0..128).map(|_| site.visit("x-user: ada\r\n"))).await;
-    timeout(PATIENCE, released.wait_until(|counts| counts.in_flight == 128)).await.expect("all mints start");
+    timeout(
+        PATIENCE,
+        released.wait_until(|counts| counts.in_flight == 128),
+    )
+    .await
+    .expect("all mints start");
     released.recover();
 
     no_mint_in_flight(&released).await;
@@ -208,12 +271,23 @@ async fn a_hundred_and_twenty_eight_open_streams_do_not_end_all_minting() {
 async fn the_task_of_a_mint_ends_with_the_last_who_holds_its_promise() {
     let released = FakeReleased::start().await.unwrap();
     released.set_latency(Duration::from_secs(60));
-    let client = released.client_builder().deadline(Duration::from_secs(60)).build().unwrap();
-    for (way, timing) in [(Way::BodyAsksOnce, MintTiming::OnExtraction), (Way::BodyHolds, MintTiming::AlongsideHandler)]
-    {
+    let client = released
+        .client_builder()
+        .deadline(Duration::from_secs(60))
+        .build()
+        .unwrap();
+    for (way, timing) in [
+        (Way::BodyAsksOnce, MintTiming::OnExtraction),
+        (Way::BodyHolds, MintTiming::AlongsideHandler),
+    ] {
         let site = site(client.clone(), by_header(), way, timing).await;
         let open = site.first_byte("x-user: ada\r\n").await;
-        timeout(PATIENCE, released.wait_until(|counts| counts.in_flight == 1)).await.expect("the mint starts");
+        timeout(
+            PATIENCE,
+            released.wait_until(|counts| counts.in_flight == 1),
+        )
+        .await
+        .expect("the mint starts");
         drop(open);
         no_mint_in_flight(&released).await;
     }
@@ -264,8 +338,12 @@ fn by_session() -> impl UserResolver {
 async fn a_streamed_page_is_not_held_up_by_a_mint_that_waits_for_the_session() {
     for way in [Way::BodyHolds, Way::BodyAsksOnce] {
         let (sessions, cookie) = sessions().await;
-        let layer = ReleasedTokenLayer::new(StubMinter::new(), by_session()).timing(MintTiming::AlongsideHandler);
-        let app = Router::new().route("/", get(move |pending| page(way, pending))).layer(layer).layer(sessions);
+        let layer = ReleasedTokenLayer::new(StubMinter::new(), by_session())
+            .timing(MintTiming::AlongsideHandler);
+        let app = Router::new()
+            .route("/", get(move |pending| page(way, pending)))
+            .layer(layer)
+            .layer(sessions);
         Site::serve(app).await.first_byte(&cookie).await;
     }
 }
@@ -276,10 +354,18 @@ async fn a_handler_may_read_the_session_after_it_gave_up_waiting_for_the_token()
         let (sessions, cookie) = sessions().await;
         let layer = ReleasedTokenLayer::new(StubMinter::new(), by_session()).timing(timing);
         let page = async |pending: PendingToken, session: Session| {
-            assert!(timeout(Duration::from_millis(10), pending.get()).await.is_err(), "the store is slower");
+            assert!(
+                timeout(Duration::from_millis(10), pending.get())
+                    .await
+                    .is_err(),
+                "the store is slower"
+            );
             session.get::<String>("user").await.unwrap().unwrap()
         };
-        let app = Router::new().route("/", get(page)).layer(layer).layer(sessions);
+        let app = Router::new()
+            .route("/", get(page))
+            .layer(layer)
+            .layer(sessions);
         Site::serve(app).await.first_byte(&cookie).await;
     }
 }
@@ -296,7 +382,10 @@ async fn a_handler_may_keep_a_get_that_it_does_not_poll_while_it_reads_the_sessi
             assert!(asked.await.unwrap().is_some());
             user
         };
-        let app = Router::new().route("/", get(page)).layer(layer).layer(sessions);
+        let app = Router::new()
+            .route("/", get(page))
+            .layer(layer)
+            .layer(sessions);
         Site::serve(app).await.first_byte(&cookie).await;
     }
 }
@@ -318,10 +407,18 @@ async fn a_handler_may_use_the_only_connection_of_a_pool_after_it_gave_up_waitin
         });
         let layer = ReleasedTokenLayer::new(StubMinter::new(), resolver).timing(timing);
         let page = async move |pending: PendingToken| {
-            assert!(timeout(Duration::from_millis(10), pending.get()).await.is_err(), "the resolver is slower");
+            assert!(
+                timeout(Duration::from_millis(10), pending.get())
+                    .await
+                    .is_err(),
+                "the resolver is slower"
+            );
             let _connection = pool.acquire().await.unwrap();
         };
-        Site::serve(Router::new().route("/", get(page)).layer(layer)).await.first_byte("").await;
+        Site::serve(Router::new().route("/", get(page)).layer(layer))
+            .await
+            .first_byte("")
+            .await;
     }
 }
 
@@ -340,7 +437,9 @@ async fn a_token_that_lay_unread_is_not_called_fresh() {
             assert!(token.is_expired(), "{:?} remain", token.remaining());
         };
         let site = Site::serve(Router::new().route("/", get(page)).layer(layer)).await;
-        let mut open = site.first_byte("x-user: ada\r\nconnection: close\r\n").await;
+        let mut open = site
+            .first_byte("x-user: ada\r\nconnection: close\r\n")
+            .await;
         let mut head = String::new();
         open.read_to_string(&mut head).await.unwrap();
         assert!(head.starts_with("TTP/1.1 200"), "{head}");

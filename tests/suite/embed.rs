@@ -22,11 +22,22 @@ use crate::support::{by_header, request_from_ada};
 /// The one element of a fragment, by an HTML parser: its name and its attributes.
 fn parsed(html: &str) -> (String, BTreeMap<String, String>) {
     let document = Html::parse_fragment(html);
-    let elements: Vec<_> = document.root_element().descendent_elements().skip(1).collect();
+    let elements: Vec<_> = document
+        .root_element()
+        .descendent_elements()
+        .skip(1)
+        .collect();
     assert_eq!(elements.len(), 1, "{html}");
-    assert_eq!(document.root_element().text().collect::<String>(), "", "{html}");
+    assert_eq!(
+        document.root_element().text().collect::<String>(),
+        "",
+        "{html}"
+    );
     let element = elements[0].value();
-    let attributes = element.attrs().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let attributes = element
+        .attrs()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
     (element.name().to_owned(), attributes)
 }
 
@@ -35,7 +46,10 @@ fn token() -> AuthToken {
 }
 
 fn pairs(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
 }
 
 #[test]
@@ -54,7 +68,12 @@ fn every_documented_attribute_can_be_set() {
         .locale(Locale::German)
         .refresh(Duration::from_secs(90))
         .token(&token());
-    let common = [("channel-id", "c1"), ("title", "News"), ("sub-title", "and plans"), ("auth-token", "eyJ.e30.c2ln")];
+    let common = [
+        ("channel-id", "c1"),
+        ("title", "News"),
+        ("sub-title", "and plans"),
+        ("auth-token", "eyJ.e30.c2ln"),
+    ];
     let mut expected = pairs(&common);
     expected.extend(pairs(&[
         ("modules", "all"),
@@ -68,8 +87,14 @@ fn every_documented_attribute_can_be_set() {
         ("locale", "de"),
         ("refresh", "90s"),
     ]));
-    assert_eq!(parsed(&page.to_string()), ("released-page".to_owned(), expected));
-    assert_eq!(parsed(&embed::page("c1").top_offset(9).no_top_offset().to_string()).1["top-offset"], "false");
+    assert_eq!(
+        parsed(&page.to_string()),
+        ("released-page".to_owned(), expected)
+    );
+    assert_eq!(
+        parsed(&embed::page("c1").top_offset(9).no_top_offset().to_string()).1["top-offset"],
+        "false"
+    );
 
     let widget = embed::widget("c1")
         .modules(Modules::Changelog)
@@ -106,7 +131,10 @@ fn every_documented_attribute_can_be_set() {
         ("refresh", "1s"),
         ("data-plan", "pro"),
     ]));
-    assert_eq!(parsed(&widget.to_string()), ("released-widget".to_owned(), expected));
+    assert_eq!(
+        parsed(&widget.to_string()),
+        ("released-widget".to_owned(), expected)
+    );
 
     let form = embed::form("f1")
         .title("Ideas")
@@ -130,10 +158,16 @@ fn every_documented_attribute_can_be_set() {
         ("data-page", "/pricing"),
         ("data-released-auth", "/api/released-token"),
     ]);
-    assert_eq!(parsed(&form.to_string()), ("released-form".to_owned(), expected));
+    assert_eq!(
+        parsed(&form.to_string()),
+        ("released-form".to_owned(), expected)
+    );
 
     let badge = embed::badge("c1").maybe_token(None);
-    assert_eq!(parsed(&badge.to_string()), ("released-badge".to_owned(), pairs(&[("channel-id", "c1")])));
+    assert_eq!(
+        parsed(&badge.to_string()),
+        ("released-badge".to_owned(), pairs(&[("channel-id", "c1")]))
+    );
     assert!(!format!("{:?}", embed::badge("c1").token(&token())).contains("eyJ"));
 }
 
@@ -148,7 +182,11 @@ fn data_attributes_have_names_that_a_parser_leaves_alone() {
 #[test]
 fn a_script_tag_takes_only_what_it_knows() {
     let integrity = "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
-    let pinned = embed::script().pinned("9f86d081", integrity).unwrap().nonce("abc").unwrap();
+    let pinned = embed::script()
+        .pinned("9f86d081", integrity)
+        .unwrap()
+        .nonce("abc")
+        .unwrap();
     let expected = pairs(&[
         ("src", "https://embed.released.so/9f86d081/embed.js"),
         ("defer", ""),
@@ -163,8 +201,13 @@ fn a_script_tag_takes_only_what_it_knows() {
         assert!(embed::script().nonce(bad).is_err(), "{bad:?}");
         assert!(embed::token_script_inline(bad).is_err(), "{bad:?}");
     }
-    let inline = embed::token_script_inline("r4nd-0m_==").unwrap().to_string();
-    assert!(inline.starts_with("<script nonce=\"r4nd-0m_==\">") && inline.matches("</script").count() == 1);
+    let inline = embed::token_script_inline("r4nd-0m_==")
+        .unwrap()
+        .to_string();
+    assert!(
+        inline.starts_with("<script nonce=\"r4nd-0m_==\">")
+            && inline.matches("</script").count() == 1
+    );
 }
 
 proptest! {
@@ -236,10 +279,24 @@ fn effective(policy: &str, fallbacks: &[&str]) -> Option<BTreeSet<String>> {
         .filter_map(|directive| {
             let mut words = directive.split_ascii_whitespace();
             let name = words.next()?.to_ascii_lowercase();
-            Some((name, words.filter(|word| !word.eq_ignore_ascii_case("'none'")).map(str::to_owned).collect()))
+            Some((
+                name,
+                words
+                    .filter(|word| !word.eq_ignore_ascii_case("'none'"))
+                    .map(str::to_owned)
+                    .collect(),
+            ))
         })
         .collect();
-    fallbacks.iter().find_map(|name| Some(directives.iter().find(|(known, _)| known == name)?.1.clone()))
+    fallbacks.iter().find_map(|name| {
+        Some(
+            directives
+                .iter()
+                .find(|(known, _)| known == name)?
+                .1
+                .clone(),
+        )
+    })
 }
 
 /// What each kind of request needs of Released, by its most specific directive.
@@ -247,9 +304,16 @@ fn needed(kind: &str) -> &'static [&'static str] {
     match kind {
         "connect-src" => &["https://api.released.so", "https://events.released.so"],
         "script-src-elem" | "font-src" => &["https://embed.released.so"],
-        "style-src-elem" => &["'unsafe-inline'", "https://cdn.released.so", "https://embed.released.so"],
+        "style-src-elem" => &[
+            "'unsafe-inline'",
+            "https://cdn.released.so",
+            "https://embed.released.so",
+        ],
         "style-src-attr" => &["'unsafe-inline'"],
-        "img-src" => &["https://cdn.released.so", "https://dwamxgqy3aotj.cloudfront.net"],
+        "img-src" => &[
+            "https://cdn.released.so",
+            "https://dwamxgqy3aotj.cloudfront.net",
+        ],
         "frame-src" => &["https://acme.releasedhub.com"],
         _ => &[],
     }
@@ -304,8 +368,8 @@ fn any_policy() -> impl Strategy<Value = String> {
         "*.released.so",
         "'strict-dynamic'",
     ]);
-    let directive =
-        (name, prop::collection::vec(source, 0..4)).prop_map(|(name, sources)| format!("{name} {}", sources.join(" ")));
+    let directive = (name, prop::collection::vec(source, 0..4))
+        .prop_map(|(name, sources)| format!("{name} {}", sources.join(" ")));
     prop::collection::vec(directive, 0..7).prop_map(|directives| directives.join("; "))
 }
 
@@ -357,19 +421,31 @@ fn policies_are_merged_by_csps_own_rules() {
         ("", ""),
         ("frame-ancestors 'none'", "frame-ancestors 'none'"),
         // 'none' is replaced, never mixed.
-        ("connect-src 'none'", "connect-src https://api.released.so https://events.released.so"),
+        (
+            "connect-src 'none'",
+            "connect-src https://api.released.so https://events.released.so",
+        ),
         // What is there is not added twice, in whatever case.
-        ("font-src HTTPS://Embed.Released.SO", "font-src HTTPS://Embed.Released.SO"),
+        (
+            "font-src HTTPS://Embed.Released.SO",
+            "font-src HTTPS://Embed.Released.SO",
+        ),
         ("font-src *", "font-src *"),
         ("font-src https:", "font-src https:"),
-        ("img-src *.released.so", "img-src *.released.so https://dwamxgqy3aotj.cloudfront.net"),
+        (
+            "img-src *.released.so",
+            "img-src *.released.so https://dwamxgqy3aotj.cloudfront.net",
+        ),
         // The more specific directive is the one that counts.
         (
             "script-src 'none'; script-src-elem 'self'",
             "script-src 'none'; script-src-elem 'self' https://embed.released.so",
         ),
         // Of two of one name the first counts.
-        ("font-src 'self'; font-src *", "font-src 'self' https://embed.released.so; font-src *"),
+        (
+            "font-src 'self'; font-src *",
+            "font-src 'self' https://embed.released.so; font-src *",
+        ),
         // Each of several policies is enforced.
         (
             "font-src 'self', font-src a.example",
@@ -382,18 +458,35 @@ fn policies_are_merged_by_csps_own_rules() {
 
 #[test]
 fn only_hosts_and_origins_are_allowed() {
-    for bad in
-        ["", "https://acme.releasedhub.com", "a b", "acme.releasedhub.com; script-src *", "a.com/path", "a.com:1", "*"]
-    {
+    for bad in [
+        "",
+        "https://acme.releasedhub.com",
+        "a b",
+        "acme.releasedhub.com; script-src *",
+        "a.com/path",
+        "a.com:1",
+        "*",
+    ] {
         assert!(csp::strict().hub(bad).is_err(), "{bad:?}");
     }
-    for bad in
-        ["", "example.com", "https://example.com/", "https://example.com; script-src *", "data:x", "https://u@a.b"]
-    {
+    for bad in [
+        "",
+        "example.com",
+        "https://example.com/",
+        "https://example.com; script-src *",
+        "data:x",
+        "https://u@a.b",
+    ] {
         assert!(csp::strict().origin(bad).is_err(), "{bad:?}");
     }
-    let merged = csp::strict().origin("http://127.0.0.1:8080").unwrap().merge_into("script-src 'self'");
-    assert_eq!(merged, "script-src 'self' https://embed.released.so http://127.0.0.1:8080; worker-src 'self'");
+    let merged = csp::strict()
+        .origin("http://127.0.0.1:8080")
+        .unwrap()
+        .merge_into("script-src 'self'");
+    assert_eq!(
+        merged,
+        "script-src 'self' https://embed.released.so http://127.0.0.1:8080; worker-src 'self'"
+    );
 }
 
 #[test]
@@ -403,7 +496,10 @@ fn nonces_of_both_alphabets_are_found() {
         ("default-src 'nonce-a+/=='", Some("a+/==")),
         ("script-src 'nonce-a-_'", Some("a-_")),
         ("script-src 'NONCE-Ab'", Some("Ab")),
-        ("script-src-elem 'nonce-one'; script-src 'nonce-two'", Some("one")),
+        (
+            "script-src-elem 'nonce-one'; script-src 'nonce-two'",
+            Some("one"),
+        ),
         ("style-src 'nonce-style'", None),
         ("script-src 'nonce-\"><b>'", None),
         ("", None),
@@ -415,33 +511,67 @@ fn nonces_of_both_alphabets_are_found() {
 #[tokio::test]
 async fn the_layer_merges_into_pages_with_a_token_alone() {
     async fn page(token: Option<AuthToken>) -> Response<Body> {
-        let mut response = Response::new(Body::from(token.map_or_else(String::new, |token| token.to_string())));
+        let mut response = Response::new(Body::from(
+            token.map_or_else(String::new, |token| token.to_string()),
+        ));
         let headers = response.headers_mut();
-        headers.append("content-security-policy", HeaderValue::from_static("font-src 'self'"));
-        headers.append("content-security-policy", HeaderValue::from_static("img-src *"));
-        headers.append("content-security-policy-report-only", HeaderValue::from_static("font-src 'none'"));
+        headers.append(
+            "content-security-policy",
+            HeaderValue::from_static("font-src 'self'"),
+        );
+        headers.append(
+            "content-security-policy",
+            HeaderValue::from_static("img-src *"),
+        );
+        headers.append(
+            "content-security-policy-report-only",
+            HeaderValue::from_static("font-src 'none'"),
+        );
         response
     }
     for cache_control in [CacheControl::NoStore, CacheControl::Unchanged] {
         let app = Router::new()
             .route("/", get(page))
-            .route_layer(ReleasedTokenLayer::new(StubMinter::new(), by_header()).cache_control(cache_control))
+            .route_layer(
+                ReleasedTokenLayer::new(StubMinter::new(), by_header())
+                    .cache_control(cache_control),
+            )
             .layer(CspLayer::new(csp::strict()));
         let policies = async |request: Request<Body>| {
             let response = app.clone().oneshot(request).await.unwrap();
-            let all = |name| response.headers().get_all(name).iter().cloned().collect::<Vec<_>>();
-            (all("content-security-policy"), all("content-security-policy-report-only"))
+            let all = |name| {
+                response
+                    .headers()
+                    .get_all(name)
+                    .iter()
+                    .cloned()
+                    .collect::<Vec<_>>()
+            };
+            (
+                all("content-security-policy"),
+                all("content-security-policy-report-only"),
+            )
         };
         let (enforced, reported) = policies(request_from_ada(Body::empty())).await;
-        assert_eq!(enforced, ["font-src 'self' https://embed.released.so", "img-src *"]);
+        assert_eq!(
+            enforced,
+            ["font-src 'self' https://embed.released.so", "img-src *"]
+        );
         assert_eq!(reported, ["font-src https://embed.released.so"]);
         let (enforced, _) = policies(Request::new(Body::empty())).await;
         assert_eq!(enforced, ["font-src 'self'", "img-src *"]);
     }
 
-    let everywhere = Router::new().route("/", get(async || ([("content-security-policy", "connect-src 'none'")], "")));
-    let everywhere = everywhere.layer(CspLayer::new(csp::strict().token_script()).on_every_response());
-    let response = everywhere.oneshot(Request::new(Body::empty())).await.unwrap();
+    let everywhere = Router::new().route(
+        "/",
+        get(async || ([("content-security-policy", "connect-src 'none'")], "")),
+    );
+    let everywhere =
+        everywhere.layer(CspLayer::new(csp::strict().token_script()).on_every_response());
+    let response = everywhere
+        .oneshot(Request::new(Body::empty()))
+        .await
+        .unwrap();
     let policy = "connect-src https://api.released.so https://events.released.so 'self'";
     assert_eq!(response.headers()["content-security-policy"], policy);
 }
@@ -453,28 +583,54 @@ async fn the_script_is_kept_for_a_year_under_its_own_url_and_asked_for_again_und
     let app = Router::new().route("/released-token.js", get(token_script));
     let tag = embed::token_script_tag("/released-token.js").to_string();
     let versioned = parsed(&tag).1["src"].clone();
-    assert!(parsed(&embed::token_script_tag("/a.js?b=1").to_string()).1["src"].starts_with("/a.js?b=1&v="));
+    assert!(
+        parsed(&embed::token_script_tag("/a.js?b=1").to_string()).1["src"]
+            .starts_with("/a.js?b=1&v=")
+    );
     let fetch = async |url: &str, etag: Option<&HeaderValue>| {
         let mut request = Request::get(url);
         if let Some(etag) = etag {
             request = request.header("if-none-match", etag);
         }
-        app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+        app.clone()
+            .oneshot(request.body(Body::empty()).unwrap())
+            .await
+            .unwrap()
     };
 
     let response = fetch(&versioned, None).await;
-    assert_eq!(response.headers()["cache-control"], "public, max-age=31536000, immutable");
-    assert_eq!(response.headers()["content-type"], "text/javascript; charset=utf-8");
+    assert_eq!(
+        response.headers()["cache-control"],
+        "public, max-age=31536000, immutable"
+    );
+    assert_eq!(
+        response.headers()["content-type"],
+        "text/javascript; charset=utf-8"
+    );
     let etag = response.headers()["etag"].clone();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     assert!(body.starts_with(b"// released-token.js") && body.len() < 10_000);
 
     for other in ["/released-token.js", "/released-token.js?v=0"] {
-        assert_eq!(fetch(other, None).await.headers()["cache-control"], "no-cache");
+        assert_eq!(
+            fetch(other, None).await.headers()["cache-control"],
+            "no-cache"
+        );
     }
     let known = fetch("/released-token.js", Some(&etag)).await;
     assert_eq!(known.status(), StatusCode::NOT_MODIFIED);
-    assert!(known.into_body().collect().await.unwrap().to_bytes().is_empty());
+    assert!(
+        known
+            .into_body()
+            .collect()
+            .await
+            .unwrap()
+            .to_bytes()
+            .is_empty()
+    );
     let stale = HeaderValue::from_static("\"0\"");
-    assert_eq!(fetch("/released-token.js", Some(&stale)).await.status(), StatusCode::OK);
+    assert_eq!(
+        fetch("/released-token.js", Some(&stale)).await.status(),
+        StatusCode::OK
+    );
 }

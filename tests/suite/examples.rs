@@ -10,12 +10,28 @@ fn an_example_starts_the_fake_only_if_no_variable_names_an_account() {
     for (variables, is_named) in [
         (&[][..], false),
         (&[("RELEASED_ACCOUNT_ID", "")], false),
-        (&[("RELEASED_ACCOUNT_ID", ""), ("RELEASED_SHARED_SECRET", ""), ("RELEASED_SHARED_SECRET_FILE", "")], false),
+        (
+            &[
+                ("RELEASED_ACCOUNT_ID", ""),
+                ("RELEASED_SHARED_SECRET", ""),
+                ("RELEASED_SHARED_SECRET_FILE", ""),
+            ],
+            false,
+        ),
         (&[("RELEASED_CHANNEL_ID", "c1")], false),
         (&[("RELEASED_ACCOUNT_ID", "acc")], true),
         (&[("RELEASED_SHARED_SECRET", "s3cret")], true),
-        (&[("RELEASED_SHARED_SECRET_FILE", "/run/secrets/released")], true),
-        (&[("RELEASED_ACCOUNT_ID", ""), ("RELEASED_SHARED_SECRET", "s3cret")], true),
+        (
+            &[("RELEASED_SHARED_SECRET_FILE", "/run/secrets/released")],
+            true,
+        ),
+        (
+            &[
+                ("RELEASED_ACCOUNT_ID", ""),
+                ("RELEASED_SHARED_SECRET", "s3cret"),
+            ],
+            true,
+        ),
     ] {
         let variable = |wanted: &str| {
             let found = variables.iter().find(|(name, _)| *name == wanted);
@@ -28,19 +44,32 @@ fn an_example_starts_the_fake_only_if_no_variable_names_an_account() {
 #[test]
 fn the_quick_start_is_the_same_in_the_readme_the_front_page_and_the_example() {
     let example = include_str!("../../examples/quickstart.rs");
-    let (_, example) = example.split_once("\n\n").expect("a line about it, and the code");
+    let (_, example) = example
+        .split_once("\n\n")
+        .expect("a line about it, and the code");
 
     let readme = include_str!("../../README.md");
-    let (_, readme) = readme.split_once("```rust,no_run\n").expect("the quick start");
+    let (_, readme) = readme
+        .split_once("```rust,no_run\n")
+        .expect("the quick start");
     let (readme, _) = readme.split_once("```\n").expect("its end");
     assert_eq!(readme, example);
 
     let front_page = include_str!("../../src/lib.rs");
-    let (_, front_page) = front_page.split_once("//! ```no_run\n").expect("the quick start");
+    let (_, front_page) = front_page
+        .split_once("//! ```no_run\n")
+        .expect("the quick start");
     let (front_page, _) = front_page.split_once("//! ```\n").expect("its end");
-    let shown = front_page.lines().map(|line| line.strip_prefix("//!").expect("a doc comment"));
-    let shown = shown.map(|line| line.strip_prefix(' ').unwrap_or(line)).filter(|line| !line.starts_with("# "));
-    assert_eq!(shown.collect::<Vec<_>>(), example.lines().collect::<Vec<_>>());
+    let shown = front_page
+        .lines()
+        .map(|line| line.strip_prefix("//!").expect("a doc comment"));
+    let shown = shown
+        .map(|line| line.strip_prefix(' ').unwrap_or(line))
+        .filter(|line| !line.starts_with("# "));
+    assert_eq!(
+        shown.collect::<Vec<_>>(),
+        example.lines().collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -51,12 +80,26 @@ fn code_in_the_readme_and_the_guides_is_at_most_80_columns_wide() {
         ("csp.md", include_str!("../../src/docs/csp.md")),
         ("embedding.md", include_str!("../../src/docs/embedding.md")),
         ("operating.md", include_str!("../../src/docs/operating.md")),
-        ("signing_out.md", include_str!("../../src/docs/signing_out.md")),
-        ("single_page_apps.md", include_str!("../../src/docs/single_page_apps.md")),
-        ("troubleshooting.md", include_str!("../../src/docs/troubleshooting.md")),
+        (
+            "signing_out.md",
+            include_str!("../../src/docs/signing_out.md"),
+        ),
+        (
+            "single_page_apps.md",
+            include_str!("../../src/docs/single_page_apps.md"),
+        ),
+        (
+            "troubleshooting.md",
+            include_str!("../../src/docs/troubleshooting.md"),
+        ),
     ] {
         // What docs.rs hides does not count.
-        let code = document.split("```").skip(1).step_by(2).flat_map(str::lines).filter(|line| !line.starts_with("# "));
+        let code = document
+            .split("```")
+            .skip(1)
+            .step_by(2)
+            .flat_map(str::lines)
+            .filter(|line| !line.starts_with("# "));
         for line in code {
             assert!(line.chars().count() <= 80, "{name}: {line}");
         }

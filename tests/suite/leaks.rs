@@ -11,7 +11,8 @@ use http_body_util::BodyExt;
 use tower::ServiceExt;
 use tower_released::testing::{FakeReleased, Reply};
 use tower_released::{
-    AuthToken, AuthTokenRejection, ReleasedClient, ReleasedTokenLayer, User, from_extension, resolver_fn,
+    AuthToken, AuthTokenRejection, ReleasedClient, ReleasedTokenLayer, User, from_extension,
+    resolver_fn,
 };
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -91,7 +92,9 @@ async fn no_failure_tells_what_it_must_not() {
             move |_| std::future::ready(user.clone())
         }),
     );
-    let app = Router::new().route("/", get(async |token: AuthToken| token.to_string())).layer(layer);
+    let app = Router::new()
+        .route("/", get(async |token: AuthToken| token.to_string()))
+        .layer(layer);
 
     let mut printed = String::new();
     for reply in [
@@ -100,16 +103,23 @@ async fn no_failure_tells_what_it_must_not() {
         Reply::status(307).header("location", &format!("https://{REMOTE}.example/")),
         Reply::status(400).header("x-reason", REMOTE).body(REMOTE),
         Reply::status(401).body(REMOTE),
-        Reply::status(429).header("retry-after", REMOTE).body(REMOTE),
+        Reply::status(429)
+            .header("retry-after", REMOTE)
+            .body(REMOTE),
         Reply::status(503).body(REMOTE),
     ] {
         released.reply_next(reply.clone());
         printed += &forms(&client.mint(&user).await.unwrap_err());
         released.reply_next(reply);
-        let response = app.clone().oneshot(request_from_ada(Body::empty())).await.unwrap();
+        let response = app
+            .clone()
+            .oneshot(request_from_ada(Body::empty()))
+            .await
+            .unwrap();
         assert!(!response.status().is_success());
         printed += &format!("{response:?}");
-        printed += std::str::from_utf8(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
+        printed +=
+            std::str::from_utf8(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
     }
     // Then it works, and then there is nobody to talk to.
     let token = client.mint(&user).await.unwrap();
@@ -118,16 +128,35 @@ async fn no_failure_tells_what_it_must_not() {
     printed += &forms(&client.mint(&user).await.unwrap_err());
 
     let rejection = AuthTokenRejection::Mint(client.mint(&user).await.unwrap_err());
-    printed += &format!("{client:?} {user:?} {token:?} {rejection:?} {rejection}", user = &user);
-    printed += &format!("{:?} {:?}", user.id(), ReleasedClient::builder(account, secret.clone()));
+    printed += &format!(
+        "{client:?} {user:?} {token:?} {rejection:?} {rejection}",
+        user = &user
+    );
+    printed += &format!(
+        "{:?} {:?}",
+        user.id(),
+        ReleasedClient::builder(account, secret.clone())
+    );
 
     let logged = log.text();
     // The test sees what is logged: failures, and what hyper says of its connections.
-    assert!(logged.contains("no auth token for this request"), "{logged}");
+    assert!(
+        logged.contains("no auth token for this request"),
+        "{logged}"
+    );
     assert!(logged.contains("hyper_util::client"), "{logged}");
     for (what, text) in [("printed", printed), ("logged", logged)] {
-        for forbidden in [secret.as_str(), token.as_str(), "ada@example.com", "Lovelace", REMOTE] {
-            assert!(!text.contains(forbidden), "{forbidden:?} is {what}:\n{text}");
+        for forbidden in [
+            secret.as_str(),
+            token.as_str(),
+            "ada@example.com",
+            "Lovelace",
+            REMOTE,
+        ] {
+            assert!(
+                !text.contains(forbidden),
+                "{forbidden:?} is {what}:\n{text}"
+            );
         }
     }
 }
@@ -136,13 +165,21 @@ async fn no_failure_tells_what_it_must_not() {
 async fn a_user_who_is_refused_or_trimmed_is_not_named() {
     let (log, _guard) = Log::capture();
     let endless = "Lovelace ".repeat(40);
-    let user = ada().with_name(&endless).with_avatar_url("Lovelace's picture");
-    assert_eq!((user.name().map(str::len), user.avatar_url()), (Some(200), None));
+    let user = ada()
+        .with_name(&endless)
+        .with_avatar_url("Lovelace's picture");
+    assert_eq!(
+        (user.name().map(str::len), user.avatar_url()),
+        (Some(200), None)
+    );
 
     let error = User::new("ada lovelace@example.com", "x").unwrap_err();
     let printed = forms(&error) + &forms(&User::new("ada", "lovelace at example.com").unwrap_err());
     let logged = log.text();
-    assert!(logged.contains("it was cut") && logged.contains("it was left out"), "{logged}");
+    assert!(
+        logged.contains("it was cut") && logged.contains("it was left out"),
+        "{logged}"
+    );
     assert!(!(logged + &printed).to_lowercase().contains("lovelace"));
 }
 
@@ -158,9 +195,15 @@ async fn a_user_without_a_name_or_a_picture_is_no_reason_for_a_warning() {
 async fn an_error_of_the_resolver_is_not_logged() {
     let (log, _guard) = Log::capture();
     let released = FakeReleased::start().await.unwrap();
-    let fails = resolver_fn(|_| std::future::ready(Err::<User, _>("no account of ada@example.com")));
+    let fails =
+        resolver_fn(|_| std::future::ready(Err::<User, _>("no account of ada@example.com")));
     let layer = ReleasedTokenLayer::new(released.client().unwrap(), fails);
-    let app = Router::new().route("/", get(async |token: Option<AuthToken>| format!("{token:?}"))).layer(layer);
+    let app = Router::new()
+        .route(
+            "/",
+            get(async |token: Option<AuthToken>| format!("{token:?}")),
+        )
+        .layer(layer);
     let response = app.oneshot(request_from_ada(Body::empty())).await.unwrap();
     assert_eq!(response.status(), 200);
     let logged = log.text();
@@ -172,12 +215,17 @@ async fn an_error_of_the_resolver_is_not_logged() {
 async fn a_handler_that_makes_a_page_with_a_token_public_is_told() {
     let (log, _guard) = Log::capture();
     let released = FakeReleased::start().await.unwrap();
-    let page = async |token: AuthToken| ([("cache-control", "public, max-age=60")], token.to_string());
+    let page =
+        async |token: AuthToken| ([("cache-control", "public, max-age=60")], token.to_string());
     let layer = ReleasedTokenLayer::new(released.client().unwrap(), by_header());
     let app = Router::new().route("/", get(page)).layer(layer);
     let response = app.oneshot(request_from_ada(Body::empty())).await.unwrap();
     assert_eq!(response.headers()["cache-control"], "private, no-store");
-    assert!(log.text().contains("the handler made a response public"), "{}", log.text());
+    assert!(
+        log.text().contains("the handler made a response public"),
+        "{}",
+        log.text()
+    );
 }
 
 #[tokio::test]

@@ -13,8 +13,8 @@ use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
 use tower_released::embed::csp::{self, CspLayer};
 use tower_released::testing::{FakeReleased, Reply, StubMinter};
 use tower_released::{
-    AuthToken, InvalidUser, MintError, MintErrorKind, Minter, ReleasedClient, ReleasedTokenLayer, User, UserResolver,
-    from_extractor, resolver_fn,
+    AuthToken, InvalidUser, MintError, MintErrorKind, Minter, ReleasedClient, ReleasedTokenLayer,
+    User, UserResolver, from_extractor, resolver_fn,
 };
 use tower_sessions::{MemoryStore, Session, SessionManagerLayer};
 
@@ -25,11 +25,18 @@ use crate::support::{by_header, once, request_from_ada};
 async fn serve_one(minter: impl Minter, resolver: impl UserResolver) {
     let page = service_fn(async |_: Request<()>| Ok::<_, BoxError>(Response::new(())));
     let layer = ReleasedTokenLayer::new(minter, resolver);
-    ServiceBuilder::new().layer(layer).service(page).oneshot(request_from_ada(())).await.unwrap();
+    ServiceBuilder::new()
+        .layer(layer)
+        .service(page)
+        .oneshot(request_from_ada(()))
+        .await
+        .unwrap();
 }
 
 fn lines<'a>(text: &'a str, level: &str) -> Vec<&'a str> {
-    text.lines().filter(|line| line.contains(level) && line.contains("no auth token for this request")).collect()
+    text.lines()
+        .filter(|line| line.contains(level) && line.contains("no auth token for this request"))
+        .collect()
 }
 
 #[tokio::test]
@@ -37,7 +44,9 @@ async fn a_flood_of_failures_warns_once_a_second_and_tells_how_many_there_were()
     let (log, _guard) = Log::capture();
     let minter = StubMinter::failing(MintError::new(MintErrorKind::Timeout));
     let page = service_fn(async |_: Request<()>| Ok::<_, BoxError>(Response::new(())));
-    let service = ServiceBuilder::new().layer(ReleasedTokenLayer::new(minter, by_header())).service(page);
+    let service = ServiceBuilder::new()
+        .layer(ReleasedTokenLayer::new(minter, by_header()))
+        .service(page);
     let pages = async |number| {
         join_all((0..number).map(|_| service.clone().oneshot(request_from_ada(())))).await;
     };
@@ -45,13 +54,24 @@ async fn a_flood_of_failures_warns_once_a_second_and_tells_how_many_there_were()
     let text = log.text();
     // The machine may have been so busy that a second went by.
     assert!((1..=5).contains(&lines(&text, "WARN").len()), "{text}");
-    assert!(lines(&text, "DEBUG").len() >= 195, "each is there for debugging");
+    assert!(
+        lines(&text, "DEBUG").len() >= 195,
+        "each is there for debugging"
+    );
 
     tokio::time::sleep(Duration::from_millis(1100)).await;
     pages(1).await;
     let text = log.text();
     let last = *lines(&text, "WARN").last().unwrap();
-    let suppressed: usize = last.split("suppressed=").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    let suppressed: usize = last
+        .split("suppressed=")
+        .nth(1)
+        .unwrap()
+        .split(' ')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
     assert_eq!(suppressed, 200 - (lines(&text, "WARN").len() - 1), "{last}");
     assert!(last.contains(r#"error.type="timeout""#), "{last}");
 }
@@ -63,14 +83,24 @@ async fn pages_that_an_open_circuit_turns_away_are_not_warned_of() {
     released.reply_always(Reply::status(500));
     let client = released.client_builder().retry(once()).build().unwrap();
     let page = service_fn(async |_: Request<()>| Ok::<_, BoxError>(Response::new(())));
-    let service = ServiceBuilder::new().layer(ReleasedTokenLayer::new(client, by_header())).service(page);
+    let service = ServiceBuilder::new()
+        .layer(ReleasedTokenLayer::new(client, by_header()))
+        .service(page);
     for _ in 0..50 {
         service.clone().oneshot(request_from_ada(())).await.unwrap();
     }
     let text = log.text();
     let warned = lines(&text, "WARN");
-    assert!(warned.iter().all(|line| line.contains(r#"error.type="unavailable""#)), "{warned:#?}");
-    let turned_away = lines(&text, "DEBUG").into_iter().filter(|line| line.contains("circuit_open")).count();
+    assert!(
+        warned
+            .iter()
+            .all(|line| line.contains(r#"error.type="unavailable""#)),
+        "{warned:#?}"
+    );
+    let turned_away = lines(&text, "DEBUG")
+        .into_iter()
+        .filter(|line| line.contains("circuit_open"))
+        .count();
     assert_eq!(turned_away, 45);
 }
 
@@ -85,26 +115,42 @@ async fn an_extractor_whose_layer_is_missing_or_further_in_is_named() {
     let sessions = SessionManagerLayer::new(MemoryStore::default());
     let app = || Router::new().route("/", get(async || ""));
     let layer = || ReleasedTokenLayer::new(StubMinter::new(), resolver());
-    for wrong in [app().layer(layer()), app().layer(sessions.clone()).layer(layer())] {
+    for wrong in [
+        app().layer(layer()),
+        app().layer(sessions.clone()).layer(layer()),
+    ] {
         let (log, _guard) = Log::capture_filtered("warn");
         wrong.oneshot(Request::new(Body::empty())).await.unwrap();
         let text = log.text();
-        for words in ["tower_sessions_core::session::Session", "500", "outside of the ReleasedTokenLayer"] {
+        for words in [
+            "tower_sessions_core::session::Session",
+            "500",
+            "outside of the ReleasedTokenLayer",
+        ] {
             assert!(text.contains(words), "{words} is not in {text}");
         }
     }
     let (log, _guard) = Log::capture_filtered("warn");
-    app().layer(layer()).layer(sessions).oneshot(Request::new(Body::empty())).await.unwrap();
+    app()
+        .layer(layer())
+        .layer(sessions)
+        .oneshot(Request::new(Body::empty()))
+        .await
+        .unwrap();
     assert_eq!(log.text(), "");
 }
 
 #[tokio::test]
 async fn an_error_of_the_applications_own_resolver_is_not_printed() {
     let (log, _guard) = Log::capture();
-    let failing = resolver_fn(|_| ready(Err::<User, BoxError>("no row for ada@example.com".into())));
+    let failing =
+        resolver_fn(|_| ready(Err::<User, BoxError>("no row for ada@example.com".into())));
     serve_one(StubMinter::new(), failing).await;
     let text = log.text();
-    assert!(text.contains("log its error in the resolver") && !text.contains("example.com"), "{text}");
+    assert!(
+        text.contains("log its error in the resolver") && !text.contains("example.com"),
+        "{text}"
+    );
 
     let invalid = resolver_fn(|_| ready(Err::<User, _>(InvalidUser::IdCharacter)));
     serve_one(StubMinter::new(), invalid).await;
@@ -119,7 +165,9 @@ async fn a_csp_layer_in_the_wrong_place_is_told_once() {
     let policy = || {
         tower::util::MapResponseLayer::new(|mut response: Response<Body>| {
             let value = HeaderValue::from_static("font-src 'self'");
-            response.headers_mut().insert("content-security-policy", value);
+            response
+                .headers_mut()
+                .insert("content-security-policy", value);
             response
         })
     };
@@ -127,20 +175,46 @@ async fn a_csp_layer_in_the_wrong_place_is_told_once() {
     let csp = || CspLayer::new(csp::strict());
     let routes = || Router::new().route("/", get(page));
     for (app, words) in [
-        (routes().route_layer(released()).layer(csp()).layer(policy()), "no Content-Security-Policy to merge into"),
-        (routes().route_layer(released()).layer(csp()), "no Content-Security-Policy to merge into"),
-        (routes().layer(policy()).layer(csp()).layer(released()), "inside of the ReleasedTokenLayer"),
+        (
+            routes()
+                .route_layer(released())
+                .layer(csp())
+                .layer(policy()),
+            "no Content-Security-Policy to merge into",
+        ),
+        (
+            routes().route_layer(released()).layer(csp()),
+            "no Content-Security-Policy to merge into",
+        ),
+        (
+            routes().layer(policy()).layer(csp()).layer(released()),
+            "inside of the ReleasedTokenLayer",
+        ),
     ] {
         let (log, _guard) = Log::capture_filtered("warn");
         for _ in 0..3 {
-            app.clone().oneshot(request_from_ada(Body::empty())).await.unwrap();
+            app.clone()
+                .oneshot(request_from_ada(Body::empty()))
+                .await
+                .unwrap();
         }
         let text = log.text();
-        assert_eq!((text.lines().count(), text.contains(words)), (1, true), "{text}");
+        assert_eq!(
+            (text.lines().count(), text.contains(words)),
+            (1, true),
+            "{text}"
+        );
     }
-    let right = routes().route_layer(released()).layer(policy()).layer(csp());
+    let right = routes()
+        .route_layer(released())
+        .layer(policy())
+        .layer(csp());
     let (log, _guard) = Log::capture_filtered("warn");
-    right.clone().oneshot(request_from_ada(Body::empty())).await.unwrap();
+    right
+        .clone()
+        .oneshot(request_from_ada(Body::empty()))
+        .await
+        .unwrap();
     // Without a token there may be a response without a policy.
     right.oneshot(Request::new(Body::empty())).await.unwrap();
     assert_eq!(log.text(), "");
@@ -148,12 +222,22 @@ async fn a_csp_layer_in_the_wrong_place_is_told_once() {
 
 #[tokio::test]
 async fn a_connection_that_fails_is_logged_with_its_cause_and_the_server() {
-    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let client = ReleasedClient::builder("acc", "s3cret").endpoint(format!("http://{closed}/")).retry(once());
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let client = ReleasedClient::builder("acc", "s3cret")
+        .endpoint(format!("http://{closed}/"))
+        .retry(once());
     let (log, _guard) = Log::capture_filtered("warn");
     serve_one(client.build().unwrap(), by_header()).await;
     let text = log.text();
-    for field in [r#"error.type="connect""#, r#"cause="refused""#, &format!("server.address=\"{closed}\"")] {
+    for field in [
+        r#"error.type="connect""#,
+        r#"cause="refused""#,
+        &format!("server.address=\"{closed}\""),
+    ] {
         assert!(text.contains(field), "{field} is not in {text}");
     }
 }
@@ -164,6 +248,12 @@ async fn a_resolvers_failure_is_in_the_span_of_the_mint() {
     let failing = resolver_fn(|_| ready(Err::<User, BoxError>("the database is gone".into())));
     serve_one(StubMinter::new(), failing).await;
     let text = log.text();
-    let span = text.lines().find(|line| line.contains("released_mint{") && line.contains(" close ")).unwrap();
-    assert!(span.contains(r#"error.type="resolver""#) && span.contains(r#"otel.status_code="ERROR""#), "{span}");
+    let span = text
+        .lines()
+        .find(|line| line.contains("released_mint{") && line.contains(" close "))
+        .unwrap();
+    assert!(
+        span.contains(r#"error.type="resolver""#) && span.contains(r#"otel.status_code="ERROR""#),
+        "{span}"
+    );
 }

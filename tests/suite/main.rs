@@ -1,7 +1,12 @@
 //! One binary, so that the whole stack is linked once.
 
 // A test may panic, and be plain rather than fast.
-#![allow(clippy::float_cmp, clippy::format_push_string, clippy::items_after_statements, clippy::unwrap_used)]
+#![allow(
+    clippy::float_cmp,
+    clippy::format_push_string,
+    clippy::items_after_statements,
+    clippy::unwrap_used
+)]
 
 mod support;
 

@@ -13,7 +13,8 @@ use tower::ServiceExt;
 use tower_released::client::{SecretFile, SharedSecret};
 use tower_released::testing::{FakeReleased, Reply, StubMinter};
 use tower_released::{
-    BoxError, InvalidUser, MintError, MintErrorKind, MintTiming, ReleasedClient, ReleasedTokenLayer, User, resolver_fn,
+    BoxError, InvalidUser, MintError, MintErrorKind, MintTiming, ReleasedClient,
+    ReleasedTokenLayer, User, resolver_fn,
 };
 
 use crate::support::{ada, builder_with, by_header, once, open_for, request_from_ada};
@@ -26,15 +27,25 @@ fn measured<T>(work: impl AsyncFnOnce() -> T) -> Numbers {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let metrics = metrics::with_local_recorder(&recorder, || {
-        let _kept = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work());
+        let _kept = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(work());
         snapshotter.snapshot().into_vec()
     });
     metrics
         .into_iter()
         .map(|(key, unit, description, value)| {
-            assert!(unit.is_some() && description.is_some_and(|text| !text.is_empty()), "{key:?} is not described");
-            let labels: String =
-                key.key().labels().map(|label| format!(" {}={}", label.key(), label.value())).collect();
+            assert!(
+                unit.is_some() && description.is_some_and(|text| !text.is_empty()),
+                "{key:?} is not described"
+            );
+            let labels: String = key
+                .key()
+                .labels()
+                .map(|label| format!(" {}={}", label.key(), label.value()))
+                .collect();
             let value = match value {
                 DebugValue::Counter(count) => f64::from(u32::try_from(count).unwrap()),
                 DebugValue::Gauge(value) => value.into_inner(),
@@ -55,15 +66,25 @@ async fn mint(client: &ReleasedClient, times: usize) {
 fn an_operator_can_tell_how_mints_end() {
     let numbers = measured(async || {
         let released = FakeReleased::start().await.unwrap();
-        let client = released.client_builder().deadline(Duration::from_secs(30)).build().unwrap();
+        let client = released
+            .client_builder()
+            .deadline(Duration::from_secs(30))
+            .build()
+            .unwrap();
         mint(&client, 3).await;
         released.reply_next(Reply::status(500));
         mint(&client, 1).await;
         released.reply_next(Reply::status(401));
         mint(&client, 1).await;
     });
-    assert_eq!(numbers["released_mint_duration_seconds outcome=minted"], 4.0);
-    assert_eq!(numbers["released_mint_duration_seconds outcome=unauthorized"], 1.0);
+    assert_eq!(
+        numbers["released_mint_duration_seconds outcome=minted"],
+        4.0
+    );
+    assert_eq!(
+        numbers["released_mint_duration_seconds outcome=unauthorized"],
+        1.0
+    );
     assert_eq!(numbers["released_mint_retries_total"], 1.0);
 }
 
@@ -77,8 +98,14 @@ fn an_operator_can_tell_an_outage_from_too_much_traffic() {
         client
     });
     assert_eq!(numbers["released_circuit_open reason=failing"], 1.0);
-    assert_eq!(numbers["released_mint_duration_seconds outcome=unavailable"], 5.0);
-    assert_eq!(numbers["released_mint_duration_seconds outcome=circuit_open"], 2.0);
+    assert_eq!(
+        numbers["released_mint_duration_seconds outcome=unavailable"],
+        5.0
+    );
+    assert_eq!(
+        numbers["released_mint_duration_seconds outcome=circuit_open"],
+        2.0
+    );
 
     let numbers = measured(async || {
         let released = FakeReleased::start().await.unwrap();
@@ -93,7 +120,10 @@ fn an_operator_can_tell_an_outage_from_too_much_traffic() {
         }
     });
     assert_eq!(numbers["released_mint_shed_total"], 2.0);
-    assert_eq!(numbers["released_mint_duration_seconds outcome=overloaded"], 2.0);
+    assert_eq!(
+        numbers["released_mint_duration_seconds outcome=overloaded"],
+        2.0
+    );
 }
 
 /// A client that had five failures, of which the circuit opened.
@@ -153,7 +183,12 @@ fn an_operator_can_tell_why_mints_are_turned_away() {
         let released = FakeReleased::start().await.unwrap();
         let client = open_client(&released).await;
         let short = Duration::from_millis(50);
-        let recovered = released.client_builder().retry(once()).circuit(open_for(short)).build().unwrap();
+        let recovered = released
+            .client_builder()
+            .retry(once())
+            .circuit(open_for(short))
+            .build()
+            .unwrap();
         released.reply_always(Reply::status(500));
         mint(&recovered, 5).await;
         released.recover();
@@ -191,7 +226,8 @@ fn an_operator_can_see_how_many_mints_are_in_flight() {
 fn an_operator_can_see_that_a_rotation_arrived() {
     let numbers = measured(async || {
         let released = FakeReleased::start().await.unwrap();
-        let path = std::env::temp_dir().join(format!("tower-released-metrics-{}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("tower-released-metrics-{}", std::process::id()));
         std::fs::write(&path, released.shared_secret()).unwrap();
         let secret = SecretFile::open(&path).unwrap();
         let client = builder_with(&released, secret).build().unwrap();
@@ -202,7 +238,10 @@ fn an_operator_can_see_that_a_rotation_arrived() {
         std::fs::remove_file(path).unwrap();
     });
     assert_eq!(numbers["released_secret_changes_total"], 1.0);
-    assert_eq!(numbers["released_mint_duration_seconds outcome=minted"], 2.0);
+    assert_eq!(
+        numbers["released_mint_duration_seconds outcome=minted"],
+        2.0
+    );
 }
 
 #[test]
@@ -225,7 +264,8 @@ fn an_operator_can_tell_that_nobody_is_signed_in_from_that_nobody_can_be_vouched
         let minter = StubMinter::new();
         let down = StubMinter::failing(MintError::new(MintErrorKind::Timeout));
         let nobody = Arc::new(resolver_fn(|_: &Parts| ready(None::<User>)));
-        let failing = resolver_fn(|_: &Parts| ready(Err::<User, BoxError>("the database is gone".into())));
+        let failing =
+            resolver_fn(|_: &Parts| ready(Err::<User, BoxError>("the database is gone".into())));
         let invalid = resolver_fn(|_: &Parts| ready(Err::<User, _>(InvalidUser::Email)));
         page(ReleasedTokenLayer::new(minter.clone(), by_header())).await;
         page(ReleasedTokenLayer::new(minter.clone(), nobody.clone())).await;
@@ -239,7 +279,11 @@ fn an_operator_can_tell_that_nobody_is_signed_in_from_that_nobody_can_be_vouched
         let dropped = page(ReleasedTokenLayer::new(slow, by_header()));
         let _ = tokio::time::timeout(Duration::from_millis(10), dropped).await;
     });
-    let pages = |outcome: &str| numbers.get(&format!("released_pages_total outcome={outcome}")).copied();
+    let pages = |outcome: &str| {
+        numbers
+            .get(&format!("released_pages_total outcome={outcome}"))
+            .copied()
+    };
     for (outcome, count) in [
         ("minted", 1.0),
         ("anonymous", 2.0),
@@ -258,7 +302,11 @@ where
     L: tower::Layer<Handler>,
     L::Service: tower::Service<Request<()>, Response = Response<()>, Error = Infallible>,
 {
-    layer.layer(tower::service_fn(handler as fn(_) -> _)).oneshot(request_from_ada(())).await.unwrap();
+    layer
+        .layer(tower::service_fn(handler as fn(_) -> _))
+        .oneshot(request_from_ada(()))
+        .await
+        .unwrap();
 }
 
 type Handler = tower::util::ServiceFn<fn(Request<()>) -> Ready<Result<Response<()>, Infallible>>>;

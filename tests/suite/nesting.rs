@@ -10,25 +10,44 @@ use http_body_util::BodyExt;
 use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
 use tower_released::filter::always;
 use tower_released::testing::StubMinter;
-use tower_released::{AuthToken, AuthTokenRejection, MintTiming, PendingToken, ReleasedTokenLayer, resolver_fn};
+use tower_released::{
+    AuthToken, AuthTokenRejection, MintTiming, PendingToken, ReleasedTokenLayer, resolver_fn,
+};
 
 use crate::support::{ada, by_header, request_from_ada};
 
-const TIMINGS: [MintTiming; 3] = [MintTiming::BeforeHandler, MintTiming::AlongsideHandler, MintTiming::OnExtraction];
+const TIMINGS: [MintTiming; 3] = [
+    MintTiming::BeforeHandler,
+    MintTiming::AlongsideHandler,
+    MintTiming::OnExtraction,
+];
 
 #[tokio::test]
 async fn a_layer_that_skips_a_request_leaves_nothing_of_a_layer_further_out() {
     for timing in TIMINGS {
-        let outer = ReleasedTokenLayer::new(StubMinter::new(), by_header()).timing(timing).mint_when(always);
+        let outer = ReleasedTokenLayer::new(StubMinter::new(), by_header())
+            .timing(timing)
+            .mint_when(always);
         let act_as = resolver_fn(|_| ready(ada()));
-        let inner = ReleasedTokenLayer::new(StubMinter::new(), act_as).timing(timing).mint_when(|_| false);
+        let inner = ReleasedTokenLayer::new(StubMinter::new(), act_as)
+            .timing(timing)
+            .mint_when(|_| false);
         let page = service_fn(async |request: Request<()>| {
             let extensions = request.extensions();
-            assert!(extensions.get::<AuthToken>().is_none(), "the outer layer's token");
-            assert!(extensions.get::<PendingToken>().is_none(), "the outer layer's promise");
+            assert!(
+                extensions.get::<AuthToken>().is_none(),
+                "the outer layer's token"
+            );
+            assert!(
+                extensions.get::<PendingToken>().is_none(),
+                "the outer layer's promise"
+            );
             Ok::<_, BoxError>(Response::new(()))
         });
-        let service = ServiceBuilder::new().layer(outer).layer(inner).service(page);
+        let service = ServiceBuilder::new()
+            .layer(outer)
+            .layer(inner)
+            .service(page);
         service.oneshot(request_from_ada(())).await.unwrap();
     }
 }
@@ -43,7 +62,9 @@ async fn a_handler_behind_a_layer_that_skips_is_told_so_even_in_a_task_of_its_ow
         }
     }
     for timing in TIMINGS {
-        let outer = ReleasedTokenLayer::new(StubMinter::new(), by_header()).timing(timing).mint_when(always);
+        let outer = ReleasedTokenLayer::new(StubMinter::new(), by_header())
+            .timing(timing)
+            .mint_when(always);
         let inner = ReleasedTokenLayer::new(StubMinter::new(), by_header()).mint_when(|_| false);
         let spawned = tower::layer::layer_fn(|inner: axum::routing::Route| {
             service_fn(move |request: Request<Body>| {
@@ -51,7 +72,11 @@ async fn a_handler_behind_a_layer_that_skips_is_told_so_even_in_a_task_of_its_ow
                 async { response.await.unwrap() }
             })
         });
-        let app = Router::new().route("/", get(page)).layer(spawned).layer(inner).layer(outer);
+        let app = Router::new()
+            .route("/", get(page))
+            .layer(spawned)
+            .layer(inner)
+            .layer(outer);
         let response = app.oneshot(request_from_ada(Body::empty())).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -66,7 +91,8 @@ async fn with_two_accounts_the_handler_gets_the_inner_accounts_token_or_none() {
         for (mints, expected) in [(true, 1), (false, 0)] {
             let before = inner_account.calls();
             let outer = ReleasedTokenLayer::new(outer_account.clone(), by_header()).timing(timing);
-            let inner = ReleasedTokenLayer::new(inner_account.clone(), by_header()).mint_when(move |_| mints);
+            let inner = ReleasedTokenLayer::new(inner_account.clone(), by_header())
+                .mint_when(move |_| mints);
             let page = service_fn(async |request: Request<()>| {
                 let token = match request.extensions().get::<PendingToken>() {
                     Some(pending) => pending.get().await.unwrap(),
@@ -74,9 +100,20 @@ async fn with_two_accounts_the_handler_gets_the_inner_accounts_token_or_none() {
                 };
                 Ok::<_, BoxError>(Response::new(token.is_some()))
             });
-            let service = ServiceBuilder::new().layer(outer).layer(inner).service(page);
-            let has_token = service.oneshot(request_from_ada(())).await.unwrap().into_body();
-            assert_eq!((has_token, inner_account.calls() - before), (mints, expected), "{timing:?}");
+            let service = ServiceBuilder::new()
+                .layer(outer)
+                .layer(inner)
+                .service(page);
+            let has_token = service
+                .oneshot(request_from_ada(()))
+                .await
+                .unwrap()
+                .into_body();
+            assert_eq!(
+                (has_token, inner_account.calls() - before),
+                (mints, expected),
+                "{timing:?}"
+            );
         }
     }
 }

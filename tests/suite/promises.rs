@@ -21,7 +21,8 @@ use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
 use tower_released::embed::csp::{self, CspLayer};
 use tower_released::testing::StubMinter;
 use tower_released::{
-    AuthToken, MintTiming, PendingToken, ReleasedTokenLayer, User, UserResolver, resolver_fn, token_endpoint,
+    AuthToken, MintTiming, PendingToken, ReleasedTokenLayer, User, UserResolver, resolver_fn,
+    token_endpoint,
 };
 
 use crate::leaks::Log;
@@ -30,10 +31,17 @@ use crate::support::{ada, by_header, request_from_ada};
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Whether `work` ends on a runtime of a container with few CPUs. A hang costs the test a thread, and no more.
-fn ends<F: Future<Output = ()> + Send + 'static>(workers: usize, work: impl FnOnce() -> F + Send + 'static) -> bool {
+fn ends<F: Future<Output = ()> + Send + 'static>(
+    workers: usize,
+    work: impl FnOnce() -> F + Send + 'static,
+) -> bool {
     let (done, is_done) = mpsc::channel();
     thread::spawn(move || {
-        let runtime = Builder::new_multi_thread().worker_threads(workers).enable_all().build().unwrap();
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(workers)
+            .enable_all()
+            .build()
+            .unwrap();
         let (sent, task) = (done.clone(), runtime.spawn(work()));
         runtime.block_on(async { task.await.unwrap() });
         sent.send(()).unwrap();
@@ -105,27 +113,45 @@ fn nothing_blocks_a_thread_while_a_resolver_works_in_place() {
             }
             Ok::<_, BoxError>(Response::new(pending))
         });
-        let layer = ReleasedTokenLayer::new(StubMinter::new(), blocking_resolver()).timing(MintTiming::OnExtraction);
+        let layer = ReleasedTokenLayer::new(StubMinter::new(), blocking_resolver())
+            .timing(MintTiming::OnExtraction);
         let service = ServiceBuilder::new().layer(layer).service(page);
         let visit = move || {
             let response = service.clone().oneshot(Request::new(()));
             async move {
                 match meanwhile {
-                    Meanwhile::ClientLeaves => assert!(timeout(Duration::from_millis(50), response).await.is_err()),
+                    Meanwhile::ClientLeaves => {
+                        assert!(timeout(Duration::from_millis(50), response).await.is_err())
+                    }
                     Meanwhile::BodyEnds => {
                         let pending = response.await.unwrap().into_body();
-                        assert!(timeout(Duration::from_millis(5), pending.get()).await.is_err());
+                        assert!(
+                            timeout(Duration::from_millis(5), pending.get())
+                                .await
+                                .is_err()
+                        );
                         sleep(Duration::from_millis(50)).await;
                         drop(pending);
                     }
-                    _ => assert!(response.await.unwrap().into_body().get().await.unwrap().is_some()),
+                    _ => assert!(
+                        response
+                            .await
+                            .unwrap()
+                            .into_body()
+                            .get()
+                            .await
+                            .unwrap()
+                            .is_some()
+                    ),
                 }
                 // Timers run on.
                 sleep(Duration::from_millis(1)).await;
             }
         };
         let ended = ends(workers, move || async move {
-            let visits = (0..pages).map(|_| tokio::spawn(visit())).collect::<Vec<_>>();
+            let visits = (0..pages)
+                .map(|_| tokio::spawn(visit()))
+                .collect::<Vec<_>>();
             for visit in visits {
                 visit.await.unwrap();
             }
@@ -183,21 +209,32 @@ async fn a_mint_is_not_parked_when_the_runtime_of_its_task_ends() {
             }
         }
     });
-    let layer = ReleasedTokenLayer::new(StubMinter::new(), resolver).timing(MintTiming::OnExtraction);
+    let layer =
+        ReleasedTokenLayer::new(StubMinter::new(), resolver).timing(MintTiming::OnExtraction);
     let page = service_fn(async |mut request: Request<()>| {
-        Ok::<_, BoxError>(Response::new(request.extensions_mut().remove::<PendingToken>().unwrap()))
+        Ok::<_, BoxError>(Response::new(
+            request.extensions_mut().remove::<PendingToken>().unwrap(),
+        ))
     });
     let service = ServiceBuilder::new().layer(layer).service(page);
     let pending = service.oneshot(Request::new(())).await.unwrap().into_body();
     let pending = thread::spawn(move || {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        let asked = runtime.block_on(async { timeout(Duration::from_millis(20), pending.get()).await.is_ok() });
+        let asked = runtime.block_on(async {
+            timeout(Duration::from_millis(20), pending.get())
+                .await
+                .is_ok()
+        });
         assert!(!asked, "the resolver is slower");
         pending
     });
     let pending = pending.join().unwrap();
     sleep(Duration::from_secs(1)).await;
-    assert_eq!(places.load(Ordering::SeqCst), 0, "the mint is parked, and keeps what it holds");
+    assert_eq!(
+        places.load(Ordering::SeqCst),
+        0,
+        "the mint is parked, and keeps what it holds"
+    );
     drop(pending);
 }
 
@@ -217,31 +254,55 @@ async fn a_page_that_never_asked_keeps_its_caching_behind_a_retry() {
     }
     for timing in [MintTiming::OnExtraction, MintTiming::AlongsideHandler] {
         let page = service_fn(async |_: Request<()>| {
-            Ok::<_, BoxError>(Response::builder().header(CACHE_CONTROL, "public, max-age=60").body(()).unwrap())
+            Ok::<_, BoxError>(
+                Response::builder()
+                    .header(CACHE_CONTROL, "public, max-age=60")
+                    .body(())
+                    .unwrap(),
+            )
         });
         let layer = ReleasedTokenLayer::new(StubMinter::new(), by_header()).timing(timing);
-        let service = ServiceBuilder::new().layer(layer).retry(Never).service(page);
+        let service = ServiceBuilder::new()
+            .layer(layer)
+            .retry(Never)
+            .service(page);
         let response = service.oneshot(request_from_ada(())).await.unwrap();
-        assert_eq!(response.headers()[CACHE_CONTROL], "public, max-age=60", "{timing:?}: nobody took the token");
+        assert_eq!(
+            response.headers()[CACHE_CONTROL],
+            "public, max-age=60",
+            "{timing:?}: nobody took the token"
+        );
     }
 }
 
 fn warnings(log: &Log) -> usize {
-    log.text().lines().filter(|line| line.contains(" WARN ")).count()
+    log.text()
+        .lines()
+        .filter(|line| line.contains(" WARN "))
+        .count()
 }
 
 #[tokio::test]
 async fn a_handler_that_says_public_does_not_flood_the_log() {
     let (log, _guard) = Log::capture_filtered("warn");
     let page = service_fn(async |_: Request<()>| {
-        Ok::<_, BoxError>(Response::builder().header(CACHE_CONTROL, "public").body(()).unwrap())
+        Ok::<_, BoxError>(
+            Response::builder()
+                .header(CACHE_CONTROL, "public")
+                .body(())
+                .unwrap(),
+        )
     });
     let layer = ReleasedTokenLayer::new(StubMinter::new(), by_header());
     let service = ServiceBuilder::new().layer(layer).service(page);
     for _ in 0..200 {
         service.clone().oneshot(request_from_ada(())).await.unwrap();
     }
-    assert!((1..=5).contains(&warnings(&log)), "{} warnings", warnings(&log));
+    assert!(
+        (1..=5).contains(&warnings(&log)),
+        "{} warnings",
+        warnings(&log)
+    );
 }
 
 /// Anybody may send `Sec-Fetch-Dest: image`.
@@ -249,21 +310,36 @@ async fn a_handler_that_says_public_does_not_flood_the_log() {
 async fn a_stranger_cannot_flood_the_log_with_requests_that_the_filter_skips() {
     let (log, _guard) = Log::capture_filtered("warn");
     let layer = ReleasedTokenLayer::new(StubMinter::new(), by_header());
-    let app = Router::new().route("/", get(async |_: AuthToken| "")).route_layer(layer);
+    let app = Router::new()
+        .route("/", get(async |_: AuthToken| ""))
+        .route_layer(layer);
     for _ in 0..200 {
-        let request = Request::builder().header("sec-fetch-dest", "image").body(Body::empty()).unwrap();
+        let request = Request::builder()
+            .header("sec-fetch-dest", "image")
+            .body(Body::empty())
+            .unwrap();
         app.clone().oneshot(request).await.unwrap();
     }
-    assert_eq!(warnings(&log), 0, "its answer of 500 says what to do; anybody can ask for it");
+    assert_eq!(
+        warnings(&log),
+        0,
+        "its answer of 500 says what to do; anybody can ask for it"
+    );
 }
 
 /// Many applications set a policy for HTML only. A JSON answer needs none, and must not use up the one warning.
 #[tokio::test]
 async fn an_answer_that_is_no_document_is_not_warned_of_for_its_missing_policy() {
     let policy = tower::util::MapResponseLayer::new(|mut response: Response<Body>| {
-        if response.headers().get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"text/html")) {
+        if response
+            .headers()
+            .get("content-type")
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"))
+        {
             let value = HeaderValue::from_static("font-src 'self'");
-            response.headers_mut().insert("content-security-policy", value);
+            response
+                .headers_mut()
+                .insert("content-security-policy", value);
         }
         response
     });
@@ -283,7 +359,9 @@ async fn an_answer_that_is_no_document_is_not_warned_of_for_its_missing_policy()
 #[tokio::test]
 async fn a_part_of_a_page_that_htmx_asks_for_loses_its_conditions_too() {
     let page = service_fn(async |request: Request<()>| {
-        Ok::<_, BoxError>(Response::new(request.headers().contains_key("if-none-match")))
+        Ok::<_, BoxError>(Response::new(
+            request.headers().contains_key("if-none-match"),
+        ))
     });
     let layer = ReleasedTokenLayer::new(StubMinter::new(), by_header());
     let mut request = request_from_ada(());
@@ -294,10 +372,20 @@ async fn a_part_of_a_page_that_htmx_asks_for_loses_its_conditions_too() {
         ("sec-fetch-mode", "cors"),
         ("if-none-match", "\"1\""),
     ] {
-        request.headers_mut().insert(name, HeaderValue::from_static(value));
+        request
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
     }
-    let response = ServiceBuilder::new().layer(layer).service(page).oneshot(request).await.unwrap();
-    assert!(!response.into_body(), "a 304 brings back the part from before the user signed in");
+    let response = ServiceBuilder::new()
+        .layer(layer)
+        .service(page)
+        .oneshot(request)
+        .await
+        .unwrap();
+    assert!(
+        !response.into_body(),
+        "a 304 brings back the part from before the user signed in"
+    );
 }
 
 /// A guard: the mint's waker holds the promise, and the promise the mint. Whichever way a page ends, nothing stays.
@@ -311,11 +399,22 @@ async fn every_mint_is_dropped_however_its_page_ends() {
         TaskOutlivesThePage,
         Panics,
     }
-    for timing in [MintTiming::BeforeHandler, MintTiming::AlongsideHandler, MintTiming::OnExtraction] {
-        for end in
-            [End::BeforeTheFirstPoll, End::AfterOnePoll, End::HeadThenBody, End::TaskOutlivesThePage, End::Panics]
-        {
-            if matches!((timing, end), (MintTiming::BeforeHandler, End::HeadThenBody)) {
+    for timing in [
+        MintTiming::BeforeHandler,
+        MintTiming::AlongsideHandler,
+        MintTiming::OnExtraction,
+    ] {
+        for end in [
+            End::BeforeTheFirstPoll,
+            End::AfterOnePoll,
+            End::HeadThenBody,
+            End::TaskOutlivesThePage,
+            End::Panics,
+        ] {
+            if matches!(
+                (timing, end),
+                (MintTiming::BeforeHandler, End::HeadThenBody)
+            ) {
                 continue; // it never gets that far
             }
             let places = Arc::new(AtomicUsize::new(0));
@@ -347,16 +446,28 @@ async fn every_mint_is_dropped_however_its_page_ends() {
                 Ok::<_, BoxError>(Response::new(pending))
             });
             let layer = ReleasedTokenLayer::new(StubMinter::new(), resolver).timing(timing);
-            let mut response = Box::pin(ServiceBuilder::new().layer(layer).service(page).oneshot(Request::new(())));
+            let mut response = Box::pin(
+                ServiceBuilder::new()
+                    .layer(layer)
+                    .service(page)
+                    .oneshot(Request::new(())),
+            );
             match end {
                 End::BeforeTheFirstPoll => {}
                 End::AfterOnePoll => assert!((&mut response).now_or_never().is_none()),
                 End::TaskOutlivesThePage => {
-                    assert!(timeout(Duration::from_millis(20), &mut response).await.is_err());
+                    assert!(
+                        timeout(Duration::from_millis(20), &mut response)
+                            .await
+                            .is_err()
+                    );
                 }
                 End::HeadThenBody => drop((&mut response).await.unwrap().into_body()),
                 End::Panics => {
-                    let page = std::panic::AssertUnwindSafe(timeout(Duration::from_millis(20), &mut response));
+                    let page = std::panic::AssertUnwindSafe(timeout(
+                        Duration::from_millis(20),
+                        &mut response,
+                    ));
                     let _ = page.catch_unwind().await;
                 }
             }

@@ -13,8 +13,8 @@ use tower_released::filter::navigations;
 use tower_released::middleware::{FailClosed, ReleasedTokenService};
 use tower_released::testing::{FakeReleased, StubMinter};
 use tower_released::{
-    AuthToken, MintError, Minter, PendingToken, ReleasedClient, ReleasedTokenLayer, User, UserResolver, from_extension,
-    from_extractor,
+    AuthToken, MintError, Minter, PendingToken, ReleasedClient, ReleasedTokenLayer, User,
+    UserResolver, from_extension, from_extractor,
 };
 
 use crate::support::by_header;
@@ -69,7 +69,8 @@ impl<ReqBody, ResBody> Service<Request<ReqBody>> for Inner<ResBody> {
 
 #[test]
 fn layer_service_and_future_are_as_free_as_what_is_inside() {
-    let layer = is_shared(ReleasedTokenLayer::new(StubMinter::new(), by_header()).mint_when(navigations));
+    let layer =
+        is_shared(ReleasedTokenLayer::new(StubMinter::new(), by_header()).mint_when(navigations));
 
     // The service, whatever the bodies are.
     let mut service = is_shared(layer.layer(Inner::<Local>(PhantomData)));
@@ -82,7 +83,9 @@ fn layer_service_and_future_are_as_free_as_what_is_inside() {
 #[test]
 fn the_error_is_the_inner_services_own() {
     fn has_error<S: Service<Request<()>, Error = Infallible>>(_: &S) {}
-    has_error(&ReleasedTokenLayer::new(StubMinter::new(), by_header()).layer(Inner::<()>(PhantomData)));
+    has_error(
+        &ReleasedTokenLayer::new(StubMinter::new(), by_header()).layer(Inner::<()>(PhantomData)),
+    );
 }
 
 #[test]
@@ -113,16 +116,23 @@ fn ready_made_resolvers_are_shared_whatever_they_read() {
     struct CurrentUser;
     fn is_resolver(_: impl UserResolver) {}
     is_resolver(from_extension(|_: &CurrentUser| None::<User>));
-    is_resolver(from_extractor((), async |_: axum::http::HeaderMap| None::<User>));
+    is_resolver(from_extractor((), async |_: axum::http::HeaderMap| {
+        None::<User>
+    }));
     // What is extracted may be unfit for sharing.
     struct Local(#[allow(dead_code)] Cell<u8>);
     impl<S: Send + Sync> axum::extract::FromRequestParts<S> for Local {
         type Rejection = Infallible;
-        async fn from_request_parts(_: &mut http::request::Parts, _: &S) -> Result<Self, Infallible> {
+        async fn from_request_parts(
+            _: &mut http::request::Parts,
+            _: &S,
+        ) -> Result<Self, Infallible> {
             Ok(Self(Cell::new(0)))
         }
     }
-    is_resolver(from_extractor((), |_: Local| std::future::ready(None::<User>)));
+    is_resolver(from_extractor((), |_: Local| {
+        std::future::ready(None::<User>)
+    }));
 }
 
 /// A layer can be named, stored and passed on, and an application can be generic over its minter.
@@ -132,11 +142,14 @@ fn an_application_can_name_the_layer_and_take_any_minter() {
         layer: ReleasedTokenLayer,
     }
     fn app(minter: impl Minter) -> axum::Router {
-        let state = State { layer: ReleasedTokenLayer::new(minter, by_header()) };
+        let state = State {
+            layer: ReleasedTokenLayer::new(minter, by_header()),
+        };
         with_portal(axum::Router::new(), &state.layer)
     }
     fn with_portal(app: axum::Router, layer: &ReleasedTokenLayer) -> axum::Router {
-        app.route("/", axum::routing::get(async |_: Option<AuthToken>| ())).layer(layer.clone())
+        app.route("/", axum::routing::get(async |_: Option<AuthToken>| ()))
+            .layer(layer.clone())
     }
     let _: axum::Router = app(StubMinter::new());
 }

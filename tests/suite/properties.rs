@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use tower_released::{AuthToken, User, UserId};
 
 fn is_legal(id: &str) -> bool {
-    (1..=255).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b":_-".contains(&byte))
+    (1..=255).contains(&id.len())
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b":_-".contains(&byte))
 }
 
 fn is_blank(text: &str) -> bool {

@@ -21,7 +21,10 @@ async fn kind_of(client: &ReleasedClient) -> Option<MintErrorKind> {
 
 /// A client whose breaker opens for a moment only.
 fn with_short_breaker(released: &FakeReleased) -> ReleasedClientBuilder {
-    released.client_builder().retry(once()).circuit(open_for(Duration::from_millis(50)))
+    released
+        .client_builder()
+        .retry(once())
+        .circuit(open_for(Duration::from_millis(50)))
 }
 
 /// Mints until the breaker lets a mint through.
@@ -37,7 +40,10 @@ async fn first_that_is_let_through(client: &ReleasedClient) -> Option<MintErrorK
 #[tokio::test]
 async fn during_an_outage_mints_fail_at_once_and_after_it_one_probe_brings_them_back() {
     let released = FakeReleased::start().await.unwrap();
-    let client = with_short_breaker(&released).circuit(open_for(Duration::from_secs(60))).build().unwrap();
+    let client = with_short_breaker(&released)
+        .circuit(open_for(Duration::from_secs(60)))
+        .build()
+        .unwrap();
     released.reply_always(Reply::status(500));
     for _ in 0..5 {
         assert_eq!(kind_of(&client).await, Some(MintErrorKind::Unavailable));
@@ -52,7 +58,10 @@ async fn during_an_outage_mints_fail_at_once_and_after_it_one_probe_brings_them_
         kind_of(&client).await;
     }
     let before = released.counts().requests;
-    assert_eq!(first_that_is_let_through(&client).await, Some(MintErrorKind::Unavailable));
+    assert_eq!(
+        first_that_is_let_through(&client).await,
+        Some(MintErrorKind::Unavailable)
+    );
     assert_eq!(released.counts().requests, before + 1, "one probe");
 
     released.recover();
@@ -97,7 +106,11 @@ async fn whoever_answers_with_4xx_is_there() {
         let client = released.client_builder().retry(once()).build().unwrap();
         released.reply_always(Reply::status(status));
         for _ in 0..10 {
-            assert_ne!(kind_of(&client).await, Some(MintErrorKind::CircuitOpen), "{status}");
+            assert_ne!(
+                kind_of(&client).await,
+                Some(MintErrorKind::CircuitOpen),
+                "{status}"
+            );
         }
     }
 }
@@ -105,24 +118,36 @@ async fn whoever_answers_with_4xx_is_there() {
 #[tokio::test]
 async fn a_probe_asks_once() {
     let released = FakeReleased::start().await.unwrap();
-    let client = with_short_breaker(&released).retry(retry(|retry| retry.budget = 5.0)).build().unwrap();
+    let client = with_short_breaker(&released)
+        .retry(retry(|retry| retry.budget = 5.0))
+        .build()
+        .unwrap();
     released.reply_always(Reply::status(500));
     for _ in 0..5 {
         assert_eq!(kind_of(&client).await, Some(MintErrorKind::Unavailable));
     }
     let before = released.counts().requests;
-    assert_eq!(first_that_is_let_through(&client).await, Some(MintErrorKind::Unavailable));
+    assert_eq!(
+        first_that_is_let_through(&client).await,
+        Some(MintErrorKind::Unavailable)
+    );
     assert_eq!(released.counts().requests, before + 1);
 }
 
 #[tokio::test]
 async fn a_mint_that_pauses_does_not_pass_a_gate_that_was_shut_in_the_meantime() {
     let released = FakeReleased::start().await.unwrap();
-    let client = released.client_builder().deadline(Duration::from_secs(30)).build().unwrap();
+    let client = released
+        .client_builder()
+        .deadline(Duration::from_secs(30))
+        .build()
+        .unwrap();
     released.reply_next(Reply::status(503).header("retry-after", "1"));
     let user = ada();
     let (first, second) = tokio::join!(client.mint(&user), async {
-        released.wait_until(|counts| counts.requests == 1 && counts.in_flight == 0).await;
+        released
+            .wait_until(|counts| counts.requests == 1 && counts.in_flight == 0)
+            .await;
         released.reply_next(Reply::status(429).header("retry-after", "30"));
         client.mint(&user).await
     });
@@ -158,7 +183,10 @@ async fn the_longest_durations_are_no_panic() {
 async fn a_mint_is_sent_again_for_a_changed_secret_once() {
     let released = FakeReleased::start().await.unwrap();
     let (push, secret) = watch::channel(SharedSecret::new("the first").unwrap());
-    let client = builder_with(&released, secret).retry(retry(|retry| retry.budget = 5.0)).build().unwrap();
+    let client = builder_with(&released, secret)
+        .retry(retry(|retry| retry.budget = 5.0))
+        .build()
+        .unwrap();
     // Every answer comes after another rotation.
     for status in [401, 503, 401, 503] {
         released.reply_next(Reply::status(status));
@@ -168,7 +196,9 @@ async fn a_mint_is_sent_again_for_a_changed_secret_once() {
     let mint = client.mint(&user);
     let rotate = async {
         for number in 1..=4 {
-            released.wait_until(|counts| counts.requests >= number).await;
+            released
+                .wait_until(|counts| counts.requests >= number)
+                .await;
             push.send_replace(SharedSecret::new(format!("number {number}")).unwrap());
         }
     };
@@ -177,7 +207,11 @@ async fn a_mint_is_sent_again_for_a_changed_secret_once() {
         () = async { rotate.await; std::future::pending().await } => unreachable!("it waits for ever"),
     };
     assert_eq!(error.kind(), MintErrorKind::Unauthorized);
-    assert!(released.counts().requests <= 4, "{} requests", released.counts().requests);
+    assert!(
+        released.counts().requests <= 4,
+        "{} requests",
+        released.counts().requests
+    );
 }
 
 #[tokio::test]
@@ -195,7 +229,11 @@ async fn a_short_retry_after_is_waited_for() {
         let released = FakeReleased::start().await.unwrap();
         released.reply_next(Reply::status(429).header("retry-after", seconds));
         // With time to spare, however busy the machine is.
-        let client = released.client_builder().deadline(Duration::from_secs(30)).build().unwrap();
+        let client = released
+            .client_builder()
+            .deadline(Duration::from_secs(30))
+            .build()
+            .unwrap();
         let start = Instant::now();
         assert_eq!(kind_of(&client).await, None);
         assert!(start.elapsed() >= Duration::from_secs(seconds.parse().unwrap()));
@@ -212,7 +250,10 @@ async fn a_long_retry_after_holds_every_mint_for_thirty_seconds_at_most() {
         let error = client.mint(&ada()).await.unwrap_err();
         assert_eq!(error.kind(), MintErrorKind::RateLimited);
         let retry_after = error.retry_after().unwrap();
-        assert!(retry_after <= Duration::from_secs(30) && retry_after > Duration::from_secs(10), "{retry_after:?}");
+        assert!(
+            retry_after <= Duration::from_secs(30) && retry_after > Duration::from_secs(10),
+            "{retry_after:?}"
+        );
     }
     assert_eq!(released.counts().requests, 1);
 }
@@ -241,7 +282,9 @@ async fn the_129th_mint_in_flight_is_turned_away_at_once() {
     let client = ReleasedClient::builder("acc", "s3cret")
         .endpoint(endpoint)
         .deadline(Duration::from_secs(60))
-        .retry(retry(|retry| retry.attempt_timeout = Duration::from_secs(60)))
+        .retry(retry(|retry| {
+            retry.attempt_timeout = Duration::from_secs(60)
+        }))
         .build()
         .unwrap();
     let user = ada();
@@ -285,7 +328,10 @@ async fn a_mint_that_is_dropped_frees_its_place_and_its_connection_and_is_not_tr
         released.wait_until(|counts| counts.in_flight == 0).await;
     }
     let counts = released.counts();
-    assert_eq!((counts.requests, counts.cancelled, counts.connections), (3, 3, 3));
+    assert_eq!(
+        (counts.requests, counts.cancelled, counts.connections),
+        (3, 3, 3)
+    );
 }
 
 #[tokio::test]
@@ -293,13 +339,19 @@ async fn warming_up_opens_the_connection_that_the_first_mint_uses() {
     let released = FakeReleased::start().await.unwrap();
     let client = released.client().unwrap();
     client.warm_up().await.unwrap();
-    assert_eq!((released.counts().connections, released.counts().requests), (1, 0));
+    assert_eq!(
+        (released.counts().connections, released.counts().requests),
+        (1, 0)
+    );
     assert_eq!(kind_of(&client).await, None);
     assert_eq!(released.counts().connections, 1);
 
     let client = released.client().unwrap();
     drop(released);
-    assert_eq!(client.warm_up().await.unwrap_err().kind(), MintErrorKind::Connect);
+    assert_eq!(
+        client.warm_up().await.unwrap_err().kind(),
+        MintErrorKind::Connect
+    );
 }
 
 /// A directory that is gone with the test.
@@ -307,7 +359,8 @@ struct Directory(PathBuf);
 
 impl Directory {
     fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("tower-released-{}-{name}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("tower-released-{}-{name}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         Self(path)
     }
@@ -326,7 +379,9 @@ impl Drop for Directory {
 }
 
 fn with_file(released: &FakeReleased, path: &Path) -> ReleasedClient {
-    builder_with(released, SecretFile::open(path).unwrap()).build().unwrap()
+    builder_with(released, SecretFile::open(path).unwrap())
+        .build()
+        .unwrap()
 }
 
 /// Longer than a secret file is left alone after a look at it.
@@ -343,14 +398,26 @@ async fn a_rotated_secret_costs_nobody_a_token() {
     assert_eq!(kind_of(&client).await, None);
 
     let rotated = released.rotate_secret();
-    assert_eq!(kind_of(&client).await, Some(MintErrorKind::Unauthorized), "the file still has the old one");
+    assert_eq!(
+        kind_of(&client).await,
+        Some(MintErrorKind::Unauthorized),
+        "the file still has the old one"
+    );
     directory.file(&rotated);
     until_the_file_may_be_read_again().await;
     let before = released.counts().requests;
     assert_eq!(kind_of(&client).await, None);
-    assert_eq!(released.counts().requests, before + 2, "refused with the old one, resent once with the new one");
+    assert_eq!(
+        released.counts().requests,
+        before + 2,
+        "refused with the old one, resent once with the new one"
+    );
     assert_eq!(kind_of(&client).await, None);
-    assert_eq!(released.counts().requests, before + 3, "and from now on with the new one");
+    assert_eq!(
+        released.counts().requests,
+        before + 3,
+        "and from now on with the new one"
+    );
 }
 
 #[cfg(unix)]
@@ -358,7 +425,11 @@ async fn a_rotated_secret_costs_nobody_a_token() {
 async fn a_secret_is_rotated_by_a_symbolic_link_as_kubernetes_does() {
     let released = FakeReleased::start().await.unwrap();
     let directory = Directory::new("symlink");
-    let (old, new, link) = (directory.0.join("old"), directory.0.join("new"), directory.0.join("link"));
+    let (old, new, link) = (
+        directory.0.join("old"),
+        directory.0.join("new"),
+        directory.0.join("link"),
+    );
     fs::write(&old, released.shared_secret()).unwrap();
     std::os::unix::fs::symlink(&old, &link).unwrap();
     let client = with_file(&released, &link);
@@ -380,7 +451,11 @@ async fn a_hundred_refusals_at_once_are_one_look_at_the_file() {
     let minute = Duration::from_secs(60);
     let secret = SecretFile::open(directory.file(released.shared_secret())).unwrap();
     let retry = retry(|retry| retry.attempt_timeout = minute);
-    let client = builder_with(&released, secret).deadline(minute).retry(retry).build().unwrap();
+    let client = builder_with(&released, secret)
+        .deadline(minute)
+        .retry(retry)
+        .build()
+        .unwrap();
     directory.file(released.rotate_secret());
     until_the_file_may_be_read_again().await;
 
@@ -388,7 +463,10 @@ async fn a_hundred_refusals_at_once_are_one_look_at_the_file() {
     assert_eq!(kind_of(&client).await, None);
     let failures = join_all((0..100).map(|_| kind_of(&client))).await;
     assert!(failures.iter().all(Option::is_none), "{failures:?}");
-    assert_eq!(log.text().matches("the shared secret was changed").count(), 1);
+    assert_eq!(
+        log.text().matches("the shared secret was changed").count(),
+        1
+    );
     assert_eq!(kind_of(&client).await, None, "the breaker is closed");
 
     // A secret that stays wrong is not looked up for everybody.
@@ -396,8 +474,16 @@ async fn a_hundred_refusals_at_once_are_one_look_at_the_file() {
     until_the_file_may_be_read_again().await;
     let before = released.counts().requests;
     let failures = join_all((0..100).map(|_| kind_of(&client))).await;
-    assert!(failures.iter().all(|kind| *kind == Some(MintErrorKind::Unauthorized)));
-    assert_eq!(released.counts().requests, before + 100, "nothing is resent with the same secret");
+    assert!(
+        failures
+            .iter()
+            .all(|kind| *kind == Some(MintErrorKind::Unauthorized))
+    );
+    assert_eq!(
+        released.counts().requests,
+        before + 100,
+        "nothing is resent with the same secret"
+    );
 }
 
 #[tokio::test]
@@ -408,7 +494,13 @@ async fn a_file_that_is_of_no_use_leaves_the_last_good_secret() {
     let client = with_file(&released, &path);
     let (log, _guard) = Log::capture();
 
-    let contents: [Option<&[u8]>; 5] = [None, Some(b""), Some(b" \n"), Some(b"\xff\xfe\x00"), Some(b"a\0b")];
+    let contents: [Option<&[u8]>; 5] = [
+        None,
+        Some(b""),
+        Some(b" \n"),
+        Some(b"\xff\xfe\x00"),
+        Some(b"a\0b"),
+    ];
     for content in contents {
         match content {
             Some(content) => fs::write(&path, content).unwrap(),
@@ -423,11 +515,16 @@ async fn a_file_that_is_of_no_use_leaves_the_last_good_secret() {
     let text = log.text();
     let warnings: Vec<_> = text
         .lines()
-        .filter(|line| line.contains("could not reload the secret file; keeping the last valid secret"))
+        .filter(|line| {
+            line.contains("could not reload the secret file; keeping the last valid secret")
+        })
         .collect();
     assert_eq!(warnings.len(), contents.len(), "{text}");
     let path = format!("path={:?}", path.display().to_string());
-    assert!(warnings.iter().all(|line| line.contains(&path)), "{path} is not in {text}");
+    assert!(
+        warnings.iter().all(|line| line.contains(&path)),
+        "{path} is not in {text}"
+    );
 }
 
 #[test]
@@ -436,19 +533,40 @@ fn a_secret_file_must_be_good_when_the_client_is_built() {
     let missing = directory.0.join("missing");
     let error = SecretFile::open(&missing).unwrap_err();
     assert_eq!(error.kind(), ConfigErrorKind::SecretFile);
-    assert!(error.to_string().contains("the secret file cannot be read: entity not found"), "{error}");
-    assert!(error.to_string().contains(missing.to_str().unwrap()), "{error}");
-    for content in [&b""[..], b"\n", b"s3cret\xff", b"s3c\0ret", b"s3cret\r\ns3cret"] {
+    assert!(
+        error
+            .to_string()
+            .contains("the secret file cannot be read: entity not found"),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains(missing.to_str().unwrap()),
+        "{error}"
+    );
+    for content in [
+        &b""[..],
+        b"\n",
+        b"s3cret\xff",
+        b"s3c\0ret",
+        b"s3cret\r\ns3cret",
+    ] {
         let error = SecretFile::open(directory.file(content)).unwrap_err();
         assert_eq!(error.kind(), ConfigErrorKind::SecretFile);
-        assert!(error.to_string().contains("the secret file has no valid secret in it"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("the secret file has no valid secret in it"),
+            "{error}"
+        );
         assert!(!format!("{error} {error:?}").contains("s3c"), "{error}");
     }
     let error = SecretFile::open(directory.file("x".repeat(17 * 1024))).unwrap_err();
     assert_eq!(error.kind(), ConfigErrorKind::SecretFile);
     assert!(error.to_string().contains("longer than 16 KiB"), "{error}");
     assert!(SecretFile::open(directory.file(" s3cret\r\n")).is_ok());
-    assert!(!format!("{:?}", SecretFile::open(directory.file("s3cret")).unwrap()).contains("s3cret"));
+    assert!(
+        !format!("{:?}", SecretFile::open(directory.file("s3cret")).unwrap()).contains("s3cret")
+    );
 }
 
 #[tokio::test]

@@ -51,7 +51,9 @@ impl Service<Name> for Resolver {
     type Future = Resolving;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FailedStage>> {
-        self.0.poll_ready(cx).map_err(|error| FailedStage::new(Stage::Dns, error))
+        self.0
+            .poll_ready(cx)
+            .map_err(|error| FailedStage::new(Stage::Dns, error))
     }
 
     fn call(&mut self, name: Name) -> Resolving {
@@ -66,7 +68,9 @@ impl Future for Resolving {
     type Output = Result<GaiAddrs, FailedStage>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx).map_err(|error| FailedStage::new(Stage::Dns, error))
+        Pin::new(&mut self.0)
+            .poll(cx)
+            .map_err(|error| FailedStage::new(Stage::Dns, error))
     }
 }
 
@@ -90,10 +94,15 @@ where
     }
 
     fn call(&mut self, url: Uri) -> Self::Future {
-        let Self { mut connector, limit } = self.clone();
+        let Self {
+            mut connector,
+            limit,
+        } = self.clone();
         Box::pin(async move {
             let connect = async {
-                future::poll_fn(|cx| connector.poll_ready(cx)).await.map_err(Into::into)?;
+                future::poll_fn(|cx| connector.poll_ready(cx))
+                    .await
+                    .map_err(Into::into)?;
                 connector.call(url).await.map_err(Into::into)
             };
             timeout(limit, connect)

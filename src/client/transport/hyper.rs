@@ -63,17 +63,26 @@ pub(crate) fn pools(endpoint: &Endpoint) -> Result<Pools, ConfigError> {
 fn over_tls(tcp: Tcp, endpoint: &Endpoint) -> Result<Pools, ConfigError> {
     let tls = Tls::new()?;
     // A proxy has no business with this machine's own addresses.
-    let proxy = if endpoint.is_loopback() { None } else { Matcher::from_system().intercept(endpoint.uri()) };
-    let Some(proxy) = proxy else { return Ok(over(Stage::Tls.of(tls.to_released(tcp)))) };
+    let proxy = if endpoint.is_loopback() {
+        None
+    } else {
+        Matcher::from_system().intercept(endpoint.uri())
+    };
+    let Some(proxy) = proxy else {
+        return Ok(over(Stage::Tls.of(tls.to_released(tcp))));
+    };
     if !matches!(proxy.uri().scheme_str(), Some("http" | "https")) {
         return Err(Cause::Proxy.into());
     }
-    let mut tunnel = Tunnel::new(proxy.uri().clone(), tls.to_proxy(tcp))
-        .with_headers(HeaderMap::from_iter([(header::USER_AGENT, HeaderValue::from_static(USER_AGENT))]));
+    let mut tunnel = Tunnel::new(proxy.uri().clone(), tls.to_proxy(tcp)).with_headers(
+        HeaderMap::from_iter([(header::USER_AGENT, HeaderValue::from_static(USER_AGENT))]),
+    );
     if let Some(authorization) = proxy.basic_auth() {
         tunnel = tunnel.with_auth(authorization.clone());
     }
-    Ok(over(Stage::Tls.of(tls.to_released(Stage::Proxy.of(tunnel)))))
+    Ok(over(
+        Stage::Tls.of(tls.to_released(Stage::Proxy.of(tunnel))),
+    ))
 }
 
 fn over<C>(connector: C) -> Pools
@@ -81,7 +90,10 @@ where
     C: Clone + Send + Sync + 'static,
     Within<C>: Connect,
 {
-    let connector = Within { connector, limit: CONNECT_TIMEOUT };
+    let connector = Within {
+        connector,
+        limit: CONNECT_TIMEOUT,
+    };
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1_max_buf_size(MAX_HEAD_BYTES)

@@ -37,8 +37,12 @@ pub(crate) struct Transport(Box<dyn Fn(Request<Full<Bytes>>) -> Sending + Send +
 impl Transport {
     pub(crate) fn new<S, B>(service: S) -> Self
     where
-        S: Service<Request<Full<Bytes>>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
-            + Clone
+        S: Service<
+                Request<Full<Bytes>>,
+                Response = Response<B>,
+                Error: Into<BoxError>,
+                Future: Send,
+            > + Clone
             + Send
             + Sync
             + 'static,
@@ -47,7 +51,9 @@ impl Transport {
         Self(Box::new(move |request| {
             let mut service = service.clone();
             Box::pin(async move {
-                poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
+                poll_fn(|cx| service.poll_ready(cx))
+                    .await
+                    .map_err(Into::into)?;
                 let reply = service.call(request).await.map_err(Into::into)?;
                 Ok(reply.map(|body| UnsyncBoxBody::new(Pieces { body })))
             })
@@ -72,7 +78,10 @@ impl<B: Body<Error: Into<BoxError>>> Body for Pieces<B> {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let frame = ready!(self.project().body.poll_frame(cx));
         Poll::Ready(frame.map(|frame| match frame {
             Ok(frame) => Ok(frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))),

@@ -26,7 +26,10 @@ impl Service<Request<Full<Bytes>>> for Reqwest {
         Box::pin(async move {
             let (head, body) = request.into_parts();
             let body = body.collect().await?.to_bytes();
-            Ok(client.execute(Request::from_parts(head, body).try_into()?).await?.into())
+            Ok(client
+                .execute(Request::from_parts(head, body).try_into()?)
+                .await?
+                .into())
         })
     }
 }

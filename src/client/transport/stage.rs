@@ -27,7 +27,10 @@ pub(crate) enum Stage {
 impl Stage {
     /// A connector that fails in this stage, if the one within it does not say another.
     pub(crate) fn of<C>(self, connector: C) -> Staged<C> {
-        Staged { connector, stage: self }
+        Staged {
+            connector,
+            stage: self,
+        }
     }
 
     /// What is said of an error in this stage.
@@ -49,7 +52,10 @@ pub(crate) struct FailedStage {
 
 impl FailedStage {
     pub(crate) fn new(stage: Stage, error: impl Into<BoxError>) -> Self {
-        Self { stage, error: error.into() }
+        Self {
+            stage,
+            error: error.into(),
+        }
     }
 
     pub(crate) fn stage(&self) -> Stage {

@@ -23,9 +23,15 @@ mod native {
     impl Tls {
         pub(crate) fn new() -> Result<Self, ConfigError> {
             let connector = |protocols: &[&str]| {
-                TlsConnector::builder().request_alpns(protocols).build().map_err(ConfigError::http_client)
+                TlsConnector::builder()
+                    .request_alpns(protocols)
+                    .build()
+                    .map_err(ConfigError::http_client)
             };
-            Ok(Self { released: connector(&["http/1.1"])?, proxy: connector(&[])? })
+            Ok(Self {
+                released: connector(&["http/1.1"])?,
+                proxy: connector(&[])?,
+            })
         }
 
         /// Puts TLS around what `inner` opens, and opens nothing without.
@@ -61,8 +67,9 @@ mod rust {
     impl Tls {
         pub(crate) fn new() -> Result<Self, ConfigError> {
             // The application may have chosen another.
-            let provider =
-                CryptoProvider::get_default().cloned().unwrap_or_else(|| aws_lc_rs::default_provider().into());
+            let provider = CryptoProvider::get_default()
+                .cloned()
+                .unwrap_or_else(|| aws_lc_rs::default_provider().into());
             let proxy = ClientConfig::builder_with_provider(provider)
                 .with_safe_default_protocol_versions()
                 .and_then(ConfigBuilderExt::try_with_platform_verifier)
@@ -70,7 +77,10 @@ mod rust {
                 .with_no_client_auth();
             let mut released = proxy.clone();
             released.alpn_protocols = vec![b"http/1.1".to_vec()];
-            Ok(Self { released: released.into(), proxy: proxy.into() })
+            Ok(Self {
+                released: released.into(),
+                proxy: proxy.into(),
+            })
         }
 
         /// Puts TLS around what `inner` opens, and opens nothing without.

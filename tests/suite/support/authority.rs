@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use rcgen::{CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, KeyPair, date_time_ymd};
+use rcgen::{
+    CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, KeyPair, date_time_ymd,
+};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -14,7 +16,9 @@ impl Authority {
     pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         // Another name than the certificates' have, or OpenSSL takes them for self-signed.
-        params.distinguished_name.push(DnType::CommonName, "tower-released's tests");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "tower-released's tests");
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
@@ -43,6 +47,10 @@ impl Authority {
     #[cfg_attr(feature = "native-tls", allow(dead_code))]
     pub(crate) fn trusting_client(&self) -> reqwest::Client {
         let root = reqwest::Certificate::from_der(self.0.der()).unwrap();
-        reqwest::Client::builder().no_proxy().tls_certs_only([root]).build().unwrap()
+        reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only([root])
+            .build()
+            .unwrap()
     }
 }

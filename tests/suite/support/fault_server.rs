@@ -38,7 +38,8 @@ pub(crate) fn forever(bytes: impl Into<Vec<u8>>, pause: Duration) -> Step {
 /// A whole answer with this body.
 pub(crate) fn reply(head: &str, body: impl AsRef<[u8]>) -> Step {
     let body = body.as_ref();
-    let mut bytes = format!("HTTP/1.1 {head}\r\ncontent-length: {}\r\n\r\n", body.len()).into_bytes();
+    let mut bytes =
+        format!("HTTP/1.1 {head}\r\ncontent-length: {}\r\n\r\n", body.len()).into_bytes();
     bytes.extend_from_slice(body);
     write(bytes)
 }
@@ -65,7 +66,8 @@ impl FaultServer {
     async fn start_with(scripts: Vec<Vec<Step>>, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (requests, connections) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let (requests, connections) =
+            (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let counts = (Arc::clone(&requests), Arc::clone(&connections));
         let server = tokio::spawn(async move {
             let (requests, connections) = counts;
@@ -73,7 +75,11 @@ impl FaultServer {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let number = connections.fetch_add(1, Ordering::SeqCst);
-                let script = scripts.get(number).or(scripts.last()).cloned().unwrap_or_default();
+                let script = scripts
+                    .get(number)
+                    .or(scripts.last())
+                    .cloned()
+                    .unwrap_or_default();
                 let (requests, tls) = (Arc::clone(&requests), tls.clone());
                 open.spawn(async move {
                     match tls {
@@ -87,7 +93,12 @@ impl FaultServer {
                 });
             }
         });
-        Self { address, requests, connections, server }
+        Self {
+            address,
+            requests,
+            connections,
+            server,
+        }
     }
 
     /// How many requests were read.

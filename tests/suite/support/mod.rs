@@ -26,7 +26,8 @@ use tower_released::client::{CircuitConfig, ReleasedClientBuilder, RetryConfig, 
 use tower_released::middleware::FailClosed;
 use tower_released::testing::FakeReleased;
 use tower_released::{
-    AuthToken, BoxError, PendingToken, ReleasedClient, ReleasedTokenLayer, User, UserResolver, resolver_fn,
+    AuthToken, BoxError, PendingToken, ReleasedClient, ReleasedTokenLayer, User, UserResolver,
+    resolver_fn,
 };
 
 use self::roadmap::roadmap_client::RoadmapClient;
@@ -63,7 +64,10 @@ pub(crate) fn open_for(time: Duration) -> CircuitConfig {
 }
 
 /// A client of this Released, with a secret from elsewhere.
-pub(crate) fn builder_with(released: &FakeReleased, secret: impl Into<SecretSource>) -> ReleasedClientBuilder {
+pub(crate) fn builder_with(
+    released: &FakeReleased,
+    secret: impl Into<SecretSource>,
+) -> ReleasedClientBuilder {
     ReleasedClient::builder(released.account_id(), secret).endpoint(released.impersonation_url())
 }
 
@@ -99,7 +103,10 @@ pub(crate) fn ada() -> User {
 
 /// A request from Ada to the root.
 pub(crate) fn request_from_ada<B>(body: B) -> Request<B> {
-    Request::builder().header("x-user", "ada").body(body).unwrap()
+    Request::builder()
+        .header("x-user", "ada")
+        .body(body)
+        .unwrap()
 }
 
 /// What came back to a client.
@@ -136,7 +143,11 @@ pub(crate) trait Stack: Sized {
     async fn serve(layer: impl Into<Layer>) -> Self;
 
     /// Visits the page, signed in or not, with more headers.
-    async fn visit(&self, user: Option<&str>, headers: &[(&'static str, &'static str)]) -> (Answer, HeaderMap);
+    async fn visit(
+        &self,
+        user: Option<&str>,
+        headers: &[(&'static str, &'static str)],
+    ) -> (Answer, HeaderMap);
 }
 
 /// A task that ends with the test.
@@ -169,10 +180,18 @@ struct Http {
 
 impl Http {
     fn new(address: SocketAddr, server: Server) -> Self {
-        Self { address, client: reqwest::Client::builder().no_proxy().build().unwrap(), _server: server }
+        Self {
+            address,
+            client: reqwest::Client::builder().no_proxy().build().unwrap(),
+            _server: server,
+        }
     }
 
-    async fn visit(&self, user: Option<&str>, headers: &[(&'static str, &'static str)]) -> (Answer, HeaderMap) {
+    async fn visit(
+        &self,
+        user: Option<&str>,
+        headers: &[(&'static str, &'static str)],
+    ) -> (Answer, HeaderMap) {
         let mut request = self.client.get(format!("http://{}/", self.address));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -189,11 +208,20 @@ impl Http {
             }
             StatusCode::UNAUTHORIZED => Answer::Refused(Refusal::Unauthenticated),
             StatusCode::SERVICE_UNAVAILABLE => {
-                assert!(headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() > 0);
+                assert!(
+                    headers["retry-after"]
+                        .to_str()
+                        .unwrap()
+                        .parse::<u64>()
+                        .unwrap()
+                        > 0
+                );
                 Answer::Refused(Refusal::Unavailable)
             }
             StatusCode::GATEWAY_TIMEOUT => Answer::Refused(Refusal::DeadlineExceeded),
-            StatusCode::BAD_GATEWAY | StatusCode::INTERNAL_SERVER_ERROR => Answer::Refused(Refusal::Internal),
+            StatusCode::BAD_GATEWAY | StatusCode::INTERNAL_SERVER_ERROR => {
+                Answer::Refused(Refusal::Internal)
+            }
             other => panic!("no page has status {other}"),
         };
         (answer, headers)
@@ -213,10 +241,17 @@ impl Stack for Axum {
             Layer::FailClosed(layer) => app.layer(layer),
         };
         let (listener, address) = listen().await;
-        Self(Http::new(address, Server::spawn(async { axum::serve(listener, app).await.unwrap() })))
+        Self(Http::new(
+            address,
+            Server::spawn(async { axum::serve(listener, app).await.unwrap() }),
+        ))
     }
 
-    async fn visit(&self, user: Option<&str>, headers: &[(&'static str, &'static str)]) -> (Answer, HeaderMap) {
+    async fn visit(
+        &self,
+        user: Option<&str>,
+        headers: &[(&'static str, &'static str)],
+    ) -> (Answer, HeaderMap) {
         self.0.visit(user, headers).await
     }
 }
@@ -226,11 +261,17 @@ pub(crate) struct Hyper(Http);
 impl Stack for Hyper {
     async fn serve(layer: impl Into<Layer>) -> Self {
         async fn page(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-            Ok(Response::new(Full::from(token_of(request.extensions()).await.unwrap_or_default())))
+            Ok(Response::new(Full::from(
+                token_of(request.extensions()).await.unwrap_or_default(),
+            )))
         }
         let service = match layer.into() {
-            Layer::FailOpen(layer) => BoxCloneSyncService::new(ServiceBuilder::new().layer(layer).service_fn(page)),
-            Layer::FailClosed(layer) => BoxCloneSyncService::new(ServiceBuilder::new().layer(layer).service_fn(page)),
+            Layer::FailOpen(layer) => {
+                BoxCloneSyncService::new(ServiceBuilder::new().layer(layer).service_fn(page))
+            }
+            Layer::FailClosed(layer) => {
+                BoxCloneSyncService::new(ServiceBuilder::new().layer(layer).service_fn(page))
+            }
         };
         let (listener, address) = listen().await;
         let server = Server::spawn(async move {
@@ -239,15 +280,20 @@ impl Stack for Hyper {
                 let (stream, _) = listener.accept().await.unwrap();
                 let service = TowerToHyperService::new(service.clone());
                 connections.spawn(async move {
-                    let _ =
-                        auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+                    let _ = auto::Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
                 });
             }
         });
         Self(Http::new(address, server))
     }
 
-    async fn visit(&self, user: Option<&str>, headers: &[(&'static str, &'static str)]) -> (Answer, HeaderMap) {
+    async fn visit(
+        &self,
+        user: Option<&str>,
+        headers: &[(&'static str, &'static str)],
+    ) -> (Answer, HeaderMap) {
         self.0.visit(user, headers).await
     }
 }
@@ -266,7 +312,10 @@ impl Roadmap for Portals {
         request: tonic::Request<PortalRequest>,
     ) -> Result<tonic::Response<PortalReply>, tonic::Status> {
         let auth_token = token_of(request.extensions()).await;
-        Ok(tonic::Response::new(PortalReply { channel_id: "c1".to_owned(), auth_token }))
+        Ok(tonic::Response::new(PortalReply {
+            channel_id: "c1".to_owned(),
+            auth_token,
+        }))
     }
 }
 
@@ -276,28 +325,48 @@ impl Stack for Tonic {
 
     async fn serve(layer: impl Into<Layer>) -> Self {
         let (listener, address) = listen().await;
-        let (server, incoming) = (tonic::transport::Server::builder(), TcpListenerStream::new(listener));
+        let (server, incoming) = (
+            tonic::transport::Server::builder(),
+            TcpListenerStream::new(listener),
+        );
         let portals = RoadmapServer::new(Portals);
         let server = match layer.into() {
-            Layer::FailOpen(layer) => {
-                server.layer(layer).add_service(portals).serve_with_incoming(incoming).left_future()
-            }
-            Layer::FailClosed(layer) => {
-                server.layer(layer).add_service(portals).serve_with_incoming(incoming).right_future()
-            }
+            Layer::FailOpen(layer) => server
+                .layer(layer)
+                .add_service(portals)
+                .serve_with_incoming(incoming)
+                .left_future(),
+            Layer::FailClosed(layer) => server
+                .layer(layer)
+                .add_service(portals)
+                .serve_with_incoming(incoming)
+                .right_future(),
         };
         let server = Server::spawn(async { server.await.unwrap() });
-        let client = RoadmapClient::connect(format!("http://{address}")).await.unwrap();
-        Self { client, _server: server }
+        let client = RoadmapClient::connect(format!("http://{address}"))
+            .await
+            .unwrap();
+        Self {
+            client,
+            _server: server,
+        }
     }
 
-    async fn visit(&self, user: Option<&str>, headers: &[(&'static str, &'static str)]) -> (Answer, HeaderMap) {
+    async fn visit(
+        &self,
+        user: Option<&str>,
+        headers: &[(&'static str, &'static str)],
+    ) -> (Answer, HeaderMap) {
         let mut request = tonic::Request::new(PortalRequest {});
         for (name, value) in headers {
-            request.metadata_mut().insert(AsciiMetadataKey::from_static(name), value.parse().unwrap());
+            request
+                .metadata_mut()
+                .insert(AsciiMetadataKey::from_static(name), value.parse().unwrap());
         }
         if let Some(user) = user {
-            request.metadata_mut().insert("x-user", user.parse().unwrap());
+            request
+                .metadata_mut()
+                .insert("x-user", user.parse().unwrap());
         }
         match self.client.clone().portal(request).await {
             Ok(reply) => {
@@ -313,7 +382,10 @@ impl Stack for Tonic {
                     tonic::Code::Internal => Refusal::Internal,
                     other => panic!("no page has status {other:?}"),
                 };
-                (Answer::Refused(refusal), status.metadata().clone().into_headers())
+                (
+                    Answer::Refused(refusal),
+                    status.metadata().clone().into_headers(),
+                )
             }
         }
     }
