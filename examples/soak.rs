@@ -240,7 +240,7 @@ async fn serve_fake() -> Result<(), Failure> {
         }
         match command.trim_end().split_once(' ') {
             Some(("latency", milliseconds)) => {
-                released.set_latency(Duration::from_millis(milliseconds.parse()?))
+                released.set_latency(Duration::from_millis(milliseconds.parse()?));
             }
             Some(("await", in_flight)) => {
                 let in_flight: usize = in_flight.parse()?;

@@ -118,16 +118,14 @@ impl Driver {
     pub(crate) fn new(mint: Mint) -> (PendingToken, Self) {
         let running = Running {
             mint: Some(mint),
+            waiting: Vec::new(),
+            is_awake: true,
             driver: None,
             is_started: false,
             head: Head::Coming,
         };
         let shared = Arc::new(Shared {
             state: Mutex::new(State::Running(running)),
-            wakers: Mutex::new(Wakers {
-                waiting: Vec::new(),
-                is_awake: true,
-            }),
             holders: AtomicUsize::new(ONE_HOLDER),
         });
         (
@@ -209,8 +207,6 @@ struct Shared {
     /// Never locked while the mint is polled: whoever drops a promise, or asks for it, must not wait for a resolver that
     /// blocks its thread.
     state: Mutex<State>,
-    /// Locked after `state`, if both are.
-    wakers: Mutex<Wakers>,
     /// How many hold the promise, and whether the token was taken out of it. Both are in one number, because a renderer
     /// may take the token and drop the promise between two reads.
     holders: AtomicUsize,
@@ -224,6 +220,11 @@ enum State {
 struct Running {
     /// `None` while somebody polls it.
     mint: Option<Mint>,
+    /// All wakers that wait for the mint: the task that polled it last may not be there to poll it next.
+    waiting: Vec<Waker>,
+    /// The mint was woken since its last poll. Without this, the layer and the handler would poll it whenever their
+    /// task is woken for another reason.
+    is_awake: bool,
     /// The response future's waker, while nobody has started the mint.
     driver: Option<Waker>,
     is_started: bool,
@@ -238,14 +239,6 @@ enum Head {
     Left(Option<Runtime>),
     /// A task drives the mint.
     LeftToTask,
-}
-
-/// All wakers that wait for one mint: the task that polled it last may not be there to poll it next.
-struct Wakers {
-    waiting: Vec<Waker>,
-    /// The mint was woken since its last poll. Without this, the layer and the handler would poll it whenever their
-    /// task is woken for another reason.
-    is_awake: bool,
 }
 
 /// Who polls a mint.
@@ -275,18 +268,13 @@ impl Shared {
                 return Poll::Pending;
             }
             running.is_started = true;
-            let mut wakers = self.wakers();
             match &mut running.mint {
-                // Whoever polls it, if anybody does, wakes all who wait.
-                None => {
-                    wakers.add(cx.waker());
+                mint @ Some(_) if mem::take(&mut running.is_awake) => mint.take(),
+                // It has nothing new, or somebody else polls it right now, who wakes all who wait.
+                _ => {
+                    running.add(cx.waker());
                     return Poll::Pending;
                 }
-                Some(_) if !mem::take(&mut wakers.is_awake) => {
-                    wakers.add(cx.waker());
-                    return Poll::Pending;
-                }
-                mint => mint.take(),
             }
         };
         let waker = Waker::from(Arc::clone(self));
@@ -318,20 +306,19 @@ impl Shared {
             };
             running.mint = mint;
             // After the poll, because most mints for nobody end with their first one: there is nobody to wake then.
-            let mut wakers = self.wakers();
-            wakers.add(cx.waker());
+            running.add(cx.waker());
             if let Some(driver) = running.driver.take() {
-                wakers.add(&driver);
+                running.add(&driver);
             }
             let task = if asker == Asker::Holder {
                 running.take_task()
             } else {
                 None
             };
-            (wakers.is_awake, task)
+            (running.is_awake, task)
         };
         if was_woken {
-            self.wake_all();
+            self.wake_by_ref();
         }
         if let Some(runtime) = task {
             detach(&runtime, Arc::clone(self));
@@ -393,27 +380,26 @@ impl Shared {
             mem::replace(&mut *state, State::Done(outcome.clone()))
         };
         // What is dropped or woken must not find the lock held.
-        drop(before);
-        self.wake_all();
+        if let State::Running(Running { mint, waiting, .. }) = before {
+            drop(mint);
+            waiting.into_iter().for_each(Waker::wake);
+        }
         outcome
-    }
-
-    fn wake_all(&self) {
-        let waiting = mem::take(&mut self.wakers().waiting);
-        waiting.into_iter().for_each(Waker::wake);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn wakers(&self) -> MutexGuard<'_, Wakers> {
-        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Running {
+    fn add(&mut self, waker: &Waker) {
+        if !self.waiting.iter().any(|known| known.will_wake(waker)) {
+            self.waiting.push(waker.clone());
+        }
+    }
+
     /// The runtime for the task that must drive the mint from now on: it is started, and nobody but its holders would.
     fn take_task(&mut self) -> Option<Runtime> {
         let Head::Left(runtime) = &mut self.head else {
@@ -431,14 +417,6 @@ impl Running {
     }
 }
 
-impl Wakers {
-    fn add(&mut self, waker: &Waker) {
-        if !self.waiting.iter().any(|known| known.will_wake(waker)) {
-            self.waiting.push(waker.clone());
-        }
-    }
-}
-
 /// The mint's own waker. It keeps `Shared` alive in a cycle until the mint ends. The response future or the promise's
 /// last clone ends the mint.
 impl Wake for Shared {
@@ -447,9 +425,14 @@ impl Wake for Shared {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // Set before the wakers are taken: a task that is added after that polls the mint.
-        self.wakers().is_awake = true;
-        self.wake_all();
+        let waiting = match &mut *self.state() {
+            State::Running(running) => {
+                running.is_awake = true;
+                mem::take(&mut running.waiting)
+            }
+            State::Done(_) => return,
+        };
+        waiting.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -494,7 +477,7 @@ mod tests {
                 .expect("nobody panics")
                 .take()
                 .expect("polled")
-                .wake()
+                .wake();
         };
 
         for woken in 0..3 {

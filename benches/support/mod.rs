@@ -164,7 +164,7 @@ impl Server {
     /// An application.
     pub(crate) fn app(app: Router) -> Self {
         Self::start("app", async |listener| {
-            axum::serve(listener, app).await.unwrap()
+            axum::serve(listener, app).await.unwrap();
         })
     }
 
@@ -191,7 +191,7 @@ impl Server {
             loop {
                 let (stream, tls, reply) = (accept(&listener).await, tls.clone(), reply.clone());
                 tokio::spawn(async move {
-                    answer(tls.accept(stream).await.unwrap(), reply, Duration::ZERO).await
+                    answer(tls.accept(stream).await.unwrap(), reply, Duration::ZERO).await;
                 });
             }
         })

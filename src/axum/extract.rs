@@ -78,11 +78,11 @@ impl IntoResponse for AuthTokenRejection {
     fn into_response(self) -> Response {
         match self {
             Self::MissingLayer => {
-                warn!("a handler asked for an auth token that it cannot have: {self}")
+                warn!("a handler asked for an auth token that it cannot have: {self}");
             }
             // Anybody can send the headers that the filter goes by.
             Self::Skipped => {
-                debug!("a handler asked for an auth token that it cannot have: {self}")
+                debug!("a handler asked for an auth token that it cannot have: {self}");
             }
             Self::Anonymous | Self::Mint(_) => {}
         }

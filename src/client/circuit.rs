@@ -1,5 +1,5 @@
 //! What mints have told of Released, and whether the next one may ask. No lock is in here, and nothing is logged on the way: an
-//! [`Event`] is told when the lock is free.
+//! [`Event`] is logged when the lock is free.
 
 use std::time::Duration;
 

@@ -107,7 +107,7 @@ fn is_unreadable(cause: &(dyn Error + 'static)) -> bool {
     cause.downcast_ref().is_some_and(hyper::Error::is_parse)
 }
 
-/// Whether a certificate is at fault, which waiting does not mend. Each TLS library has a type of its own for that, but
+/// Whether a certificate is at fault, which waiting does not change. Each TLS library has a type of its own for that, but
 /// all say it in the same word. The outermost error is left out, as reqwest's quotes the URL.
 fn is_bad_certificate(error: &(dyn Error + 'static)) -> bool {
     causes(error)

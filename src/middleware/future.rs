@@ -161,10 +161,10 @@ where
                     if let Some(driver) = driver {
                         match drives {
                             Drives::FromTheStart if driver.start(cx).is_ready() => {
-                                *drives = Drives::NoMore
+                                *drives = Drives::NoMore;
                             }
                             Drives::OnceStarted if driver.drive(cx).is_ready() => {
-                                *drives = Drives::NoMore
+                                *drives = Drives::NoMore;
                             }
                             _ => {}
                         }

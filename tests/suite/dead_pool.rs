@@ -235,7 +235,7 @@ async fn a_mint_that_is_not_retried_leaves_no_dead_connection_to_the_next() {
     let balancer = Balancer::before(&released).await;
     let client = builder(&released, &balancer)
         .retry(retry(|retry| {
-            (retry.max_attempts, retry.attempt_timeout) = (1, ATTEMPT)
+            (retry.max_attempts, retry.attempt_timeout) = (1, ATTEMPT);
         }))
         .build()
         .unwrap();
@@ -252,7 +252,7 @@ async fn a_probe_opens_a_new_connection() {
     let moment = Duration::from_millis(50);
     let client = builder(&released, &balancer)
         .retry(retry(|retry| {
-            (retry.max_attempts, retry.attempt_timeout) = (1, ATTEMPT)
+            (retry.max_attempts, retry.attempt_timeout) = (1, ATTEMPT);
         }))
         .circuit(open_for(moment))
         .build()
@@ -290,10 +290,10 @@ async fn while_released_stalls_there_are_no_more_retries_than_the_budget_and_one
     // Without the breaker, which would end it sooner.
     let client = builder(&released, &balancer)
         .retry(retry(|retry| {
-            retry.attempt_timeout = Duration::from_millis(500)
+            retry.attempt_timeout = Duration::from_millis(500);
         }))
         .circuit(circuit(|circuit| {
-            (circuit.failures_in_a_row, circuit.of_at_least) = (u32::MAX, u32::MAX)
+            (circuit.failures_in_a_row, circuit.of_at_least) = (u32::MAX, u32::MAX);
         }))
         .build()
         .unwrap();

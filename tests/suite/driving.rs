@@ -307,7 +307,7 @@ impl SessionStore for SlowStore {
     }
 
     async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
-        sleep(Duration::from_millis(200)).await;
+        sleep(Duration::from_secs(1)).await;
         self.0.load(id).await
     }
 
@@ -400,7 +400,7 @@ async fn a_handler_may_use_the_only_connection_of_a_pool_after_it_gave_up_waitin
                 let pool = Arc::clone(&pool);
                 async move {
                     let _connection = pool.acquire().await.unwrap();
-                    sleep(Duration::from_millis(200)).await;
+                    sleep(Duration::from_secs(1)).await;
                     ada()
                 }
             }

@@ -190,7 +190,7 @@ async fn without_idle_connections_a_flood_of_interruptions_keeps_to_the_retry_bu
     let client = ReleasedClient::builder("account", "secret")
         .endpoint(format!("http://{}/", listener.local_addr().unwrap()))
         .circuit(circuit(|circuit| {
-            (circuit.failures_in_a_row, circuit.of_at_least) = (u32::MAX, u32::MAX)
+            (circuit.failures_in_a_row, circuit.of_at_least) = (u32::MAX, u32::MAX);
         }))
         .deadline(Duration::from_secs(30))
         .build()

@@ -283,7 +283,7 @@ async fn the_129th_mint_in_flight_is_turned_away_at_once() {
         .endpoint(endpoint)
         .deadline(Duration::from_secs(60))
         .retry(retry(|retry| {
-            retry.attempt_timeout = Duration::from_secs(60)
+            retry.attempt_timeout = Duration::from_secs(60);
         }))
         .build()
         .unwrap();

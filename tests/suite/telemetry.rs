@@ -91,7 +91,7 @@ async fn an_attempt_that_runs_into_its_time_limit_is_an_error_and_a_page_that_we
     let released = FakeReleased::start().await.unwrap();
     released.set_latency(Duration::from_secs(60));
     let soon = retry(|retry| {
-        (retry.max_attempts, retry.attempt_timeout) = (1, Duration::from_millis(200))
+        (retry.max_attempts, retry.attempt_timeout) = (1, Duration::from_millis(200));
     });
     let client = released.client_builder().retry(soon).build().unwrap();
     client.mint(&ada()).await.unwrap_err();
