@@ -35,7 +35,7 @@ impl Key {
             BASE64_URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#),
             BASE64_URL_SAFE_NO_PAD.encode(claims),
         );
-        let signature = HMAC::mac(&signed, &self.0);
+        let signature = HMAC::mac(signed.as_bytes(), &self.0);
         format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
     }
 
@@ -44,7 +44,7 @@ impl Key {
         let (signed, signature) = token.rsplit_once('.')?;
         let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).ok()?;
         // Not in constant time: a fake has nothing to protect.
-        if HMAC::mac(signed, &self.0)[..] != signature {
+        if HMAC::mac(signed.as_bytes(), &self.0)[..] != signature {
             return None;
         }
         let (_header, claims) = signed.split_once('.')?;
