@@ -113,13 +113,7 @@ impl Started<'_> {
 
 impl Drop for Started<'_> {
     fn drop(&mut self) {
-        if self.has_ended {
-            return;
-        }
-        if std::thread::panicking() {
-            warn!("the minter or the resolver panicked; the request goes on without an auth token");
-            telemetry::count_page("panicked");
-        } else {
+        if !self.has_ended {
             telemetry::count_page("cancelled");
         }
     }

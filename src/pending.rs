@@ -235,10 +235,9 @@ struct Running {
 enum Head {
     /// The response future drives it.
     Coming,
-    /// It has left. A task in this runtime is to drive the mint once it is started; outside of `tokio`, nobody.
+    /// It has left. A task in this runtime is to drive the mint once it is started. `None` when there is such a task, or
+    /// outside of `tokio`.
     Left(Option<Runtime>),
-    /// A task drives the mint.
-    LeftToTask,
 }
 
 /// Who polls a mint.
@@ -402,18 +401,10 @@ impl Running {
 
     /// The runtime for the task that must drive the mint from now on: it is started, and nobody but its holders would.
     fn take_task(&mut self) -> Option<Runtime> {
-        let Head::Left(runtime) = &mut self.head else {
-            return None;
-        };
-        let task = if self.is_started {
-            runtime.take()
-        } else {
-            None
-        };
-        if task.is_some() {
-            self.head = Head::LeftToTask;
+        match &mut self.head {
+            Head::Left(runtime) if self.is_started => runtime.take(),
+            Head::Left(_) | Head::Coming => None,
         }
-        task
     }
 }
 
@@ -649,7 +640,7 @@ mod loom {
             });
             assert!(shared.let_head_leave());
             body.join().expect("no panic");
-            let is_left_to_task = matches!(&*shared.state(), State::Running(running) if matches!(running.head, Head::LeftToTask));
+            let is_left_to_task = matches!(&*shared.state(), State::Running(running) if matches!(running.head, Head::Left(None)));
             assert!(is_left_to_task, "nobody drives it");
             // One for the test, one for the promise, one for the task; the mint's own waker is not known to the gate any more.
             drop(pending);

@@ -32,7 +32,7 @@ pub(crate) const ERROR: &str = "ERROR";
 
 /// The span of a whole mint.
 ///
-/// At the level of debugging, as every page has one: whoever does not record it pays next to nothing. None of the fields tells
+/// At the level of debugging, because every page has one: it costs next to nothing where it is not recorded. None of the fields tells
 /// who somebody is, and none holds what the remote end wrote.
 pub(crate) struct MintSpan {
     span: Span,

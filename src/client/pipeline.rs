@@ -96,7 +96,7 @@ impl Pipeline {
                     self.admission.refused(secret, user.id())
                 })
             }
-            // 408 and 425 among them: whoever answers so is there.
+            // 408 and 425 too: a server that answers so is available.
             (_, Some(status)) if status.is_client_error() => Verdict::Unrelated,
             (
                 MintErrorKind::Connect

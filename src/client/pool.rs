@@ -156,7 +156,7 @@ impl Allowance {
     }
 }
 
-/// The pool that an attempt draws its connection from, until there is an answer: for whoever finds that there is none.
+/// The pool that an attempt draws its connection from, until there is an answer. It is retired if there is none.
 #[derive(Default)]
 pub(crate) struct Waiting(Mutex<Option<Arc<Pool>>>);
 

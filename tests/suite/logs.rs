@@ -13,8 +13,8 @@ use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
 use tower_released::embed::csp::{self, CspLayer};
 use tower_released::testing::{FakeReleased, Reply, StubMinter};
 use tower_released::{
-    AuthToken, InvalidUser, MintError, MintErrorKind, Minter, ReleasedClient, ReleasedTokenLayer,
-    User, UserResolver, from_extractor, resolver_fn,
+    AuthToken, InvalidUser, MintError, MintErrorKind, MintTiming, Minter, ReleasedClient,
+    ReleasedTokenLayer, User, UserResolver, from_extractor, resolver_fn,
 };
 use tower_sessions::{MemoryStore, Session, SessionManagerLayer};
 
@@ -256,4 +256,19 @@ async fn a_resolvers_failure_is_in_the_span_of_the_mint() {
         span.contains(r#"error.type="resolver""#) && span.contains(r#"otel.status_code="ERROR""#),
         "{span}"
     );
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_is_not_blamed_on_its_mint() {
+    let (log, _guard) = Log::capture_filtered("tower_released=warn");
+    let slow = StubMinter::new().with_latency(Duration::from_secs(60));
+    let layer = ReleasedTokenLayer::new(slow, by_header()).timing(MintTiming::AlongsideHandler);
+    let page = service_fn(async |_: Request<()>| -> Result<Response<()>, BoxError> {
+        tokio::task::yield_now().await;
+        panic!("a bug in a handler")
+    });
+    let service = ServiceBuilder::new().layer(layer).service(page);
+    let response = tokio::spawn(service.oneshot(request_from_ada(())));
+    assert!(response.await.unwrap_err().is_panic());
+    assert_eq!(log.text(), "");
 }
