@@ -1,7 +1,7 @@
 //! What ten thousand mints in flight take of memory, and whether it is given back when they are dropped.
 //!
 //! Memory is no matter of time, so this one does without criterion. Every subject has a process of its own, as allocators
-//! keep what they once had, and so has the API, so that the figures are the client's alone. Each needs some 10,100 open
+//! keep what they once had, and so has the fake of Released, so that the figures are the client's alone. Each needs some 10,100 open
 //! files (`ulimit -n`); the figures come from Linux's `/proc`.
 
 // Figures are for people to read.
@@ -11,25 +11,20 @@ mod support;
 
 use std::env;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
 use support::by_hand::ByHand;
-use support::{ACCOUNT, ADA, SECRET, ada, is_measured};
+use support::elsewhere::{FAKE, FakeElsewhere, ROLE, serve};
+use support::{ADA, ada, is_measured};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
-use tower_released::ReleasedClient;
 use tower_released::client::RetryConfig;
-use tower_released::testing::FakeReleased;
 
 /// Counts what is allocated.
 #[global_allocator]
 static HEAP: cap::Cap<std::alloc::System> = cap::Cap::new(std::alloc::System, usize::MAX);
-
-/// What this process is there for: a subject, or the API.
-const ROLE: &str = "TOWER_RELEASED_BENCH_ROLE";
 
 const OWN: &str = "tower_released";
 const BY_HAND: &str = "what is written by hand";
@@ -42,7 +37,7 @@ const LONG: Duration = Duration::from_secs(600);
 
 fn main() {
     match env::var(ROLE) {
-        Ok(role) if role == "api" => runtime().block_on(serve()),
+        Ok(role) if role == FAKE => runtime().block_on(serve()),
         Ok(subject) => runtime().block_on(measure(&subject)),
         Err(_) => {
             if !cfg!(target_os = "linux") {
@@ -82,17 +77,18 @@ fn mints() -> usize {
 
 async fn measure(subject: &str) {
     let mints = mints();
-    let mut api = Api::start();
+    let mut fake = FakeElsewhere::start();
+    fake.set_latency(LONG);
     let mut retry = RetryConfig::default();
     retry.attempt_timeout = LONG;
-    let client = ReleasedClient::builder(ACCOUNT, SECRET)
-        .endpoint(&api.url)
+    let client = fake
+        .client_builder()
         .deadline(LONG)
         .retry(retry)
         .max_in_flight(mints)
         .build()
         .unwrap();
-    let (by_hand, user) = (ByHand::new(api.url.clone()), ada());
+    let (by_hand, user) = (ByHand::new(fake.url().to_owned()), ada());
     let start = || -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         for _ in 0..mints {
@@ -111,12 +107,12 @@ async fn measure(subject: &str) {
     let at_start = Figures::now();
     for round in 1..=ROUNDS {
         let tasks = start();
-        api.wait_for(mints);
+        fake.wait_for(mints);
         // What all of them have left to do.
         tokio::time::sleep(Duration::from_millis(500)).await;
         let in_flight = Figures::now();
         drop(tasks);
-        api.wait_for(0);
+        fake.wait_for(0);
         while Handle::current().metrics().num_alive_tasks() > 0 {
             tokio::task::yield_now().await;
         }
@@ -166,76 +162,5 @@ impl Figures {
 
     fn heap_kib(&self) -> String {
         format!("{:.0} KiB of heap in all", self.heap)
-    }
-}
-
-/// The API in its own process, which lets every request wait.
-struct Api {
-    process: Child,
-    commands: ChildStdin,
-    answers: BufReader<ChildStdout>,
-    url: String,
-}
-
-impl Api {
-    fn start() -> Self {
-        let mut process = Command::new(env::current_exe().unwrap())
-            .env(ROLE, "api")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let commands = process.stdin.take().unwrap();
-        let answers = BufReader::new(process.stdout.take().unwrap());
-        let mut api = Self {
-            process,
-            commands,
-            answers,
-            url: String::new(),
-        };
-        api.url = api.line();
-        api
-    }
-
-    /// Waits until it has so many requests to answer. Blocks, while the runtime's other threads go on.
-    fn wait_for(&mut self, requests: usize) {
-        tokio::task::block_in_place(|| {
-            writeln!(self.commands, "{requests}").unwrap();
-            self.line();
-        });
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        assert!(
-            self.answers.read_line(&mut line).unwrap() > 0,
-            "the API has stopped"
-        );
-        line.trim_end().to_owned()
-    }
-}
-
-impl Drop for Api {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// A fake of Released that takes too long. Each line is a number of requests to wait for.
-async fn serve() {
-    let released = FakeReleased::start().await.unwrap();
-    released.set_latency(LONG);
-    println!("{}", released.impersonation_url());
-    loop {
-        let mut wanted = String::new();
-        if tokio::task::block_in_place(|| std::io::stdin().read_line(&mut wanted)).unwrap() == 0 {
-            return;
-        }
-        let wanted: usize = wanted.trim_end().parse().unwrap();
-        released
-            .wait_until(|counts| counts.in_flight == wanted)
-            .await;
-        println!("done");
     }
 }

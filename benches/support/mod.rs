@@ -4,6 +4,7 @@
 #![allow(dead_code, clippy::print_stdout, clippy::unwrap_used)]
 
 pub(crate) mod by_hand;
+pub(crate) mod elsewhere;
 pub(crate) mod floor;
 
 use std::convert::Infallible;

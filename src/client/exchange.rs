@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use ::hyper::body::Body;
 use bytes::Bytes;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST,
     USER_AGENT,
 };
 use http::{HeaderMap, HeaderValue, Method, Request};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
+use tracing::Span;
 
 use super::attempts::Failure;
 use super::endpoint::Endpoint;
@@ -18,15 +18,12 @@ use super::failure::transport_failure;
 use super::pool::{Allowance, Pools, Waiting};
 use super::secret::SharedSecret;
 use super::trace::ExchangeSpan;
-use super::transport::{ReplyBody, hyper};
+use super::transport::hyper;
 use super::wire::{TokenApi, parse_reply, refusal};
 use crate::connection::{Cause, ConnectionFailure};
 use crate::error::{MintError, MintErrorKind};
 use crate::token::AuthToken;
 use crate::user::User;
-
-/// The longest reply that is read, in bytes: twice the longest token.
-const MAX_REPLY_BYTES: usize = 16 * 1024;
 
 /// Where to ask, as whom, and in which of the two APIs.
 pub(crate) struct Exchange {
@@ -36,19 +33,19 @@ pub(crate) struct Exchange {
     /// The endpoint's host and port, for errors.
     server: Arc<str>,
     account_id: String,
-    /// What every request says. The places of the secret and of the length are kept for them.
+    /// The headers of every request.
     headers: HeaderMap,
 }
 
 impl Exchange {
     pub(crate) fn new(pools: Pools, endpoint: Endpoint, api: TokenApi, account_id: String) -> Self {
-        // All that is sent, so that no copy has to grow; and with room to spare, for whoever asks for a place in a full
-        // map has it grow even if the place is taken.
-        let mut headers = HeaderMap::with_capacity(12);
+        // Room for one more: a full map grows even if the name to insert is in it.
+        let mut headers = HeaderMap::with_capacity(8);
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         // A compressed answer could be larger than it looks.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // Places for the secret and the length: a copy of the map does not grow for them, which saves one allocation of 18.
         headers.insert(AUTHORIZATION, HeaderValue::from_static(""));
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static(""));
         // A service of the application's own adds what it thinks right.
@@ -83,25 +80,20 @@ impl Exchange {
         let pool = self.pools.current();
         waiting.begin(&pool);
         let asked_at = (Instant::now(), SystemTime::now());
-        let (body, is_kept) = {
-            let sending = pool.transport.send(self.request(user, secret));
-            let reply = sending
-                .await
-                .map_err(|error| transport_failure(&*error, &self.server))?;
-            span.answered(reply.status(), reply.version());
-            // The body of a refusal is never read: nothing in it is documented, and it may quote what was sent.
-            if !reply.status().is_success() {
-                waiting.end();
-                return Err(refusal(reply.status(), reply.headers()));
-            }
-            // A connection that Released closes cannot be found dead later.
-            let is_kept = reply
-                .headers()
-                .get(CONNECTION)
-                .is_none_or(|value| !value.as_bytes().eq_ignore_ascii_case(b"close"));
-            (reply.into_body(), is_kept)
-        };
-        let token = parse_reply(&self.read_capped(body).await?).map_err(Failure::lasting)?;
+        let sending = pool.transport.send(self.request(user, secret), span.span());
+        let reply = sending
+            .await
+            .map_err(|error| transport_failure(&*error, &self.server))?;
+        if !reply.status().is_success() {
+            waiting.end();
+            return Err(refusal(reply.status(), reply.headers()));
+        }
+        let token = parse_reply(reply.body()).map_err(Failure::lasting)?;
+        // A connection that Released closes cannot be found dead later.
+        let is_kept = reply
+            .headers()
+            .get(CONNECTION)
+            .is_none_or(|value| !value.as_bytes().eq_ignore_ascii_case(b"close"));
         if is_kept {
             pool.allowance.earn();
         }
@@ -144,7 +136,13 @@ impl Exchange {
         for name in [AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE] {
             request.headers_mut().remove(name);
         }
-        match self.pools.current().transport.send(request).await {
+        match self
+            .pools
+            .current()
+            .transport
+            .send(request, &Span::none())
+            .await
+        {
             Ok(_) => Ok(()),
             Err(error) => Err(transport_failure(&*error, &self.server).error),
         }
@@ -160,39 +158,5 @@ impl Exchange {
         *request.uri_mut() = self.endpoint.uri().clone();
         *request.headers_mut() = headers;
         request
-    }
-
-    async fn read_capped(&self, mut body: ReplyBody) -> Result<Bytes, Failure> {
-        let too_long = || Failure::lasting(MintError::new(MintErrorKind::MalformedResponse));
-        if body.size_hint().lower() > MAX_REPLY_BYTES as u64 {
-            return Err(too_long());
-        }
-        // Most replies are of one piece, which is not copied. Of more, each would keep a whole buffer of hyper's.
-        let mut first = Bytes::new();
-        let mut pieces = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(piece) = frame
-                .map_err(|error| transport_failure(&*error, &self.server))?
-                .into_data()
-            else {
-                continue;
-            };
-            if first.len().max(pieces.len()) + piece.len() > MAX_REPLY_BYTES {
-                return Err(too_long());
-            }
-            if first.is_empty() {
-                first = piece;
-                continue;
-            }
-            if pieces.is_empty() {
-                pieces.extend_from_slice(&first);
-            }
-            pieces.extend_from_slice(&piece);
-        }
-        Ok(if pieces.is_empty() {
-            first
-        } else {
-            pieces.into()
-        })
     }
 }

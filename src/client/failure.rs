@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hyper_util::client::legacy;
 
 use super::attempts::Failure;
+use super::transport::TooLong;
 use super::transport::stage::{FailedStage, Stage};
 use crate::connection::{Cause, ConnectionFailure};
 use crate::error::{MintError, MintErrorKind};
@@ -102,9 +103,9 @@ fn is_connect(cause: &(dyn Error + 'static)) -> bool {
     cause.downcast_ref().is_some_and(legacy::Error::is_connect)
 }
 
-/// Whether something answered that does not speak HTTP as it should.
+/// Whether the answer is not HTTP, or is too long.
 fn is_unreadable(cause: &(dyn Error + 'static)) -> bool {
-    cause.downcast_ref().is_some_and(hyper::Error::is_parse)
+    cause.is::<TooLong>() || cause.downcast_ref().is_some_and(hyper::Error::is_parse)
 }
 
 /// Whether a certificate is at fault, which waiting does not change. Each TLS library has a type of its own for that, but

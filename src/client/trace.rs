@@ -54,19 +54,9 @@ impl ExchangeSpan {
         exchange.instrument(self.span.clone())
     }
 
-    /// Notes what the exchange was answered with. Not through the current span, which is the application's own where
-    /// these are switched off.
-    pub(crate) fn answered(&self, status: StatusCode, version: Version) {
-        self.span
-            .record("http.response.status_code", status.as_u16());
-        let version = match version {
-            Version::HTTP_10 => "1.0",
-            Version::HTTP_11 => "1.1",
-            Version::HTTP_2 => "2",
-            Version::HTTP_3 => "3",
-            _ => return,
-        };
-        self.span.record("network.protocol.version", version);
+    /// Returns the span, for [`record_head`].
+    pub(crate) fn span(&self) -> &Span {
+        &self.span
     }
 
     /// Notes how the exchange ended.
@@ -90,4 +80,18 @@ impl Drop for ExchangeSpan {
             self.failed(MintErrorKind::Timeout);
         }
     }
+}
+
+/// Records the head of the answer. Not through the current span, which is the application's own where these are switched
+/// off.
+pub(crate) fn record_head(span: &Span, status: StatusCode, version: Version) {
+    span.record("http.response.status_code", status.as_u16());
+    let version = match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_11 => "1.1",
+        Version::HTTP_2 => "2",
+        Version::HTTP_3 => "3",
+        _ => return,
+    };
+    span.record("network.protocol.version", version);
 }

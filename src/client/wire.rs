@@ -1,7 +1,5 @@
 //! What goes over the wire, and what its answers mean.
 
-use std::io;
-
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 
@@ -47,27 +45,10 @@ impl TokenApi {
                 profile: None,
             },
         };
-        // Measured first: a `Vec` that is full becomes `Bytes` without another allocation. Strings and options of them cannot
-        // fail to be written.
-        let mut length = Length(0);
-        let _ = serde_json::to_writer(&mut length, &body);
-        let mut json = Vec::with_capacity(length.0);
+        // Longer than most. Strings and options of them can always be written.
+        let mut json = Vec::with_capacity(512);
         let _ = serde_json::to_writer(&mut json, &body);
         json
-    }
-}
-
-/// How many bytes were written.
-struct Length(usize);
-
-impl io::Write for Length {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += bytes.len();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

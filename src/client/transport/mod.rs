@@ -11,28 +11,27 @@ pub(crate) mod stage;
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
 mod tls;
 
+use std::error::Error;
+use std::fmt;
 use std::future::poll_fn;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::pin::{Pin, pin};
 
-use ::hyper::body::{Body, Frame, SizeHint};
-use bytes::{Buf, Bytes};
+use ::hyper::body::{Body, Buf, Frame};
+use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
-use http_body_util::combinators::UnsyncBoxBody;
-use pin_project_lite::pin_project;
+use http_body_util::{BodyExt, Full};
 use tower::{BoxError, Service};
+use tracing::Span;
 
-/// What is received: not read yet, and of any length.
-pub(crate) type Reply = Response<ReplyBody>;
+use super::trace;
 
-/// Its body.
-pub(crate) type ReplyBody = UnsyncBoxBody<Bytes, BoxError>;
+/// The longest reply that is read, in bytes: twice the longest token.
+const MAX_REPLY_BYTES: usize = 16 * 1024;
 
-type Sending = Pin<Box<dyn Future<Output = Result<Reply, BoxError>> + Send>>;
+type Sending = Pin<Box<dyn Future<Output = Result<Response<Bytes>, BoxError>> + Send>>;
 
 /// A service that sends requests, without its type.
-pub(crate) struct Transport(Box<dyn Fn(Request<Full<Bytes>>) -> Sending + Send + Sync>);
+pub(crate) struct Transport(Box<dyn Fn(Request<Full<Bytes>>, Span) -> Sending + Send + Sync>);
 
 impl Transport {
     pub(crate) fn new<S, B>(service: S) -> Self
@@ -48,52 +47,82 @@ impl Transport {
             + 'static,
         B: Body<Error: Into<BoxError>> + Send + 'static,
     {
-        Self(Box::new(move |request| {
+        Self(Box::new(move |request, span| {
             let mut service = service.clone();
             Box::pin(async move {
                 poll_fn(|cx| service.poll_ready(cx))
                     .await
                     .map_err(Into::into)?;
                 let reply = service.call(request).await.map_err(Into::into)?;
-                Ok(reply.map(|body| UnsyncBoxBody::new(Pieces { body })))
+                trace::record_head(&span, reply.status(), reply.version());
+                let (head, body) = reply.into_parts();
+                // The body of a refusal is never read: nothing in it is documented, and it may quote what was sent.
+                let body = if head.status.is_success() {
+                    read(body).await?
+                } else {
+                    Bytes::new()
+                };
+                Ok(Response::from_parts(head, body))
             })
         }))
     }
 
-    /// Sends a request and waits for the head of the answer. Dropping the future drops the service's own.
-    pub(crate) fn send(&self, request: Request<Full<Bytes>>) -> Sending {
-        (self.0)(request)
+    /// Sends a request and reads the reply, or only its head if its status is not a success. The span gets the head's
+    /// fields as soon as the head is there. Dropping the future drops the service's own.
+    pub(crate) fn send(&self, request: Request<Full<Bytes>>, span: &Span) -> Sending {
+        (self.0)(request, span.clone())
     }
 }
 
-pin_project! {
-    /// A body whose data is `Bytes`, which those of hyper and reqwest are without a copy.
-    struct Pieces<B> {
-        #[pin]
-        body: B,
+/// Reads a body to its end.
+///
+/// # Errors
+///
+/// The body's own error, or [`TooLong`].
+async fn read<B: Body<Error: Into<BoxError>>>(body: B) -> Result<Bytes, BoxError> {
+    if body.size_hint().lower() > MAX_REPLY_BYTES as u64 {
+        return Err(TooLong.into());
+    }
+    let as_bytes = |frame: Frame<B::Data>| {
+        // Those of hyper and reqwest are `Bytes`, which are not copied.
+        frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))
+    };
+    let mut body = pin!(body.map_frame(as_bytes));
+    // Most replies are one piece, which is not copied. More pieces are copied, because each keeps a whole buffer of
+    // hyper's, of 8 KiB or more.
+    let mut first = Bytes::new();
+    let mut pieces = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(piece) = frame.map_err(Into::into)?.into_data() else {
+            continue;
+        };
+        if first.len().max(pieces.len()) + piece.len() > MAX_REPLY_BYTES {
+            return Err(TooLong.into());
+        }
+        if first.is_empty() {
+            first = piece;
+            continue;
+        }
+        if pieces.is_empty() {
+            pieces.extend_from_slice(&first);
+        }
+        pieces.extend_from_slice(&piece);
+    }
+    Ok(if pieces.is_empty() {
+        first
+    } else {
+        pieces.into()
+    })
+}
+
+/// The reply is longer than [`MAX_REPLY_BYTES`].
+#[derive(Debug)]
+pub(crate) struct TooLong;
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the reply is longer than {MAX_REPLY_BYTES} bytes")
     }
 }
 
-impl<B: Body<Error: Into<BoxError>>> Body for Pieces<B> {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = ready!(self.project().body.poll_frame(cx));
-        Poll::Ready(frame.map(|frame| match frame {
-            Ok(frame) => Ok(frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))),
-            Err(error) => Err(error.into()),
-        }))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
+impl Error for TooLong {}
