@@ -102,7 +102,10 @@ impl Started<'_> {
         self.has_ended = true;
         match outcome {
             Ok(Some(_)) => telemetry::count_page("minted"),
-            Ok(None) => telemetry::count_page("anonymous"),
+            Ok(None) => {
+                telemetry::count_page("anonymous");
+                debug!("no auth token for this request: nobody is signed in");
+            }
             Err(error) => {
                 telemetry::count_page(error.kind().as_str());
                 self.outcomes.log(error);

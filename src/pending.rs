@@ -78,6 +78,16 @@ impl PendingToken {
     }
 }
 
+impl PendingToken {
+    /// Returns whether the mint has started, or has ended.
+    pub(crate) fn has_started(&self) -> bool {
+        match &*self.shared.state() {
+            State::Running(running) => running.is_started,
+            State::Done(_) => true,
+        }
+    }
+}
+
 impl Clone for PendingToken {
     fn clone(&self) -> Self {
         self.shared.holders.fetch_add(ONE_HOLDER, Ordering::Relaxed);

@@ -243,7 +243,7 @@ where
         if extension.is_none() {
             debug!(
                 extension = type_name::<T>(),
-                "nobody is signed in, or the ReleasedTokenLayer is outside of the authentication layer"
+                "this extension is missing: nobody is signed in, or the ReleasedTokenLayer is outside of the authentication layer"
             );
         }
         future::ready(extension.map(&user).into_user())

@@ -66,6 +66,7 @@ impl ReleasedTokenLayer {
             timing: MintTiming::default(),
             cache_control: CacheControl::default(),
             warned_of_public: Arc::default(),
+            warned_of_nesting: Arc::default(),
         };
         Self {
             settings,
@@ -74,6 +75,42 @@ impl ReleasedTokenLayer {
     }
 
     /// Sets when the token is minted. Default: [`MintTiming::BeforeHandler`].
+    ///
+    /// # Example
+    ///
+    /// One layer for each route: clone it, and change the clone. Two layers around one route mint twice.
+    ///
+    /// ```
+    /// # #[cfg(feature = "axum")] {
+    /// use axum::{Router, routing::get};
+    /// use tower_released::{AuthToken, MintTiming, PendingToken};
+    /// # use tower_released::{ReleasedTokenLayer, User, from_extension};
+    /// # let minter = tower::service_fn(|_: User| async { AuthToken::new("t") });
+    /// # let layer = ReleasedTokenLayer::new(minter, from_extension(User::clone));
+    ///
+    /// async fn roadmap(token: Option<AuthToken>) -> String {
+    ///     format!("{token:?}")
+    /// }
+    ///
+    /// async fn dashboard(pending: Option<PendingToken>) -> String {
+    ///     let report = slow_query().await; // the mint runs meanwhile
+    ///     let token = match pending {
+    ///         Some(pending) => pending.get().await.ok().flatten(),
+    ///         None => None,
+    ///     };
+    ///     format!("{report} {token:?}")
+    /// }
+    /// # async fn slow_query() -> String { String::new() }
+    ///
+    /// let alongside = layer.clone().timing(MintTiming::AlongsideHandler);
+    /// let roadmap = Router::new().route("/roadmap", get(roadmap)).route_layer(layer);
+    /// let dashboard = Router::new()
+    ///     .route("/dashboard", get(dashboard))
+    ///     .route_layer(alongside);
+    /// let app = Router::new().merge(roadmap).merge(dashboard);
+    /// # let _: Router = app;
+    /// # }
+    /// ```
     pub fn timing(mut self, timing: MintTiming) -> Self {
         self.settings.timing = timing;
         self

@@ -2,6 +2,7 @@
 
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
@@ -12,6 +13,7 @@ use super::policy::TokenPolicy;
 use super::settings::{MintTiming, Settings};
 use crate::filter::Skipped;
 use crate::pending::{Driver, PendingToken};
+use crate::telemetry::warn;
 use crate::token::AuthToken;
 
 /// Mints a token for each request, and calls the inner service; see [`ReleasedTokenLayer`](crate::ReleasedTokenLayer).
@@ -32,6 +34,18 @@ impl<S, P> ReleasedTokenService<S, P> {
             inner,
             settings,
             policy,
+        }
+    }
+
+    fn warn_of_nesting(&self) {
+        if !self
+            .settings
+            .warned_of_nesting
+            .swap(true, Ordering::Relaxed)
+        {
+            warn!(
+                "two ReleasedTokenLayers minted for one request, and the handler gets the inner one's token; give each route one                  layer, or `.timing(MintTiming::OnExtraction)` to the outer one"
+            );
         }
     }
 }
@@ -60,7 +74,10 @@ where
         }
 
         let (pending, driver) = Driver::new((self.settings.mint)(&parts));
-        parts.extensions.insert(pending);
+        let outer = parts.extensions.insert(pending);
+        if outer.is_some_and(|outer| outer.has_started()) {
+            self.warn_of_nesting();
+        }
         let request = Request::from_parts(parts, body);
         let settings = Arc::clone(&self.settings);
         match self.settings.timing {

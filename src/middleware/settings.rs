@@ -55,6 +55,8 @@ pub(crate) struct Settings {
     pub(crate) cache_control: CacheControl,
     /// Whether a handler was warned of that makes responses public: it does so for every page.
     pub(crate) warned_of_public: Arc<AtomicBool>,
+    /// Whether a second layer around the same handler was warned of: it mints for every page.
+    pub(crate) warned_of_nesting: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Settings {

@@ -272,3 +272,45 @@ async fn a_handler_that_panics_is_not_blamed_on_its_mint() {
     assert!(response.await.unwrap_err().is_panic());
     assert_eq!(log.text(), "");
 }
+
+#[tokio::test]
+async fn a_page_for_nobody_says_so_for_debugging_with_every_resolver() {
+    let nobody = || resolver_fn(|_| ready(None::<User>));
+    let session = from_extractor((), async |_: axum::http::Method| None::<User>);
+    let (log, _guard) = Log::capture();
+    serve_one(StubMinter::new(), nobody()).await;
+    serve_one(StubMinter::new(), session).await;
+    let text = log.text();
+    let told = lines(&text, "DEBUG");
+    assert_eq!(told.len(), 2, "{text}");
+    assert!(
+        told.iter()
+            .all(|line| line.ends_with("nobody is signed in")),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn two_layers_that_mint_for_one_request_warn_once_unless_the_outer_one_has_not_minted() {
+    for (timing, warnings) in [
+        (MintTiming::BeforeHandler, 1),
+        (MintTiming::OnExtraction, 0),
+    ] {
+        let (log, _guard) = Log::capture();
+        let page = service_fn(async |_: Request<()>| Ok::<_, BoxError>(Response::new(())));
+        let layer = ReleasedTokenLayer::new(StubMinter::new(), by_header());
+        let service = ServiceBuilder::new()
+            .layer(layer.clone().timing(timing))
+            .layer(layer)
+            .service(page);
+        for _ in 0..3 {
+            let request = request_from_ada(());
+            service.clone().oneshot(request).await.unwrap();
+        }
+        let text = log.text();
+        let warned = text
+            .lines()
+            .filter(|line| line.contains("two ReleasedTokenLayers"));
+        assert_eq!(warned.count(), warnings, "{timing:?}: {text}");
+    }
+}
