@@ -19,6 +19,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tower_released::testing::{FakeReleased, Reply};
 
+#[path = "../examples/demo/facts.rs"]
+mod facts;
 #[path = "../examples/demo/pages.rs"]
 mod pages;
 #[path = "../examples/demo/site.rs"]

@@ -9,23 +9,23 @@
 
 #[path = "../support/account.rs"]
 mod account;
+mod facts;
 mod pages;
 mod site;
 
 use std::env;
-use std::error::Error;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tower_released::ReleasedClient;
 use tower_released::testing::FakeReleased;
+use tower_released::{BoxError, ReleasedClient};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::site::{Portal, site};
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> Result<(), BoxError> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).init();
 

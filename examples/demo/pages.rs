@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::header::CACHE_CONTROL;
 use axum::response::{Html, IntoResponse};
 use tower_released::embed::{self, ColorScheme, Modules, Position, Script};
-use tower_released::{AuthToken, AuthTokenRejection};
+use tower_released::{AuthToken, AuthTokenRejection, User};
 use tracing::info;
 
 use crate::site::{CurrentUser, Nonce, Portal, SignedIn, USERS};
@@ -18,6 +18,7 @@ const NAVIGATION: &[(&str, &str)] = &[
     ("/strict", "Strict policy"),
     ("/static", "Cached page"),
     ("/swap", "Swapped in"),
+    ("/facts", "Facts"),
     ("/about", "About"),
 ];
 
@@ -160,6 +161,33 @@ pub(crate) async fn portal_fragment(
         Some("by=script") => element.token_from("/api/released-token").to_string(),
         _ => element.maybe_token(token.as_ref()).to_string(),
     })
+}
+
+/// What Released does where its documentation says nothing; see `facts.js`.
+pub(crate) fn facts(portal: &Portal, first: &User, second: &User) -> Html<String> {
+    let name = |user: &User| Escaped(user.name().unwrap_or_default()).to_string();
+    let body = format!(
+        r#"<p class="lead">What does Released do where its documentation says nothing?</p>
+<p>Seven experiments run in this browser, against what this demo mints at. They take about a minute, and mint some ten tokens for
+{first} and {second}. With an account of Released, open this page in a private window, or a session that is still open decides.</p>
+<p><button type="button" id="run">Run the experiments</button></p>
+<table id="answers"></table>
+<h2>The report</h2>
+<p>It names your hub, and no token, id or e-mail address. Paste it into an issue.</p>
+<p><textarea id="report" rows="12" readonly aria-label="The report"></textarea></p>
+<p><button type="button" id="copy">Copy the report</button></p>
+<div id="asked"></div>
+<div id="triggers"></div>
+<div id="stage"></div>
+<div id="facts" data-channel="{channel}" data-form="{FORM}" data-first="{first}" data-second="{second}" hidden></div>
+<script src="/facts.js" defer></script>"#,
+        channel = Escaped(&portal.channel_id),
+        first = name(first),
+        second = name(second),
+    );
+    Page::new("/facts", "Facts", body)
+        .with_embeds(portal)
+        .render(portal)
 }
 
 /// A page without an embed. It is outside of the layer, so nothing is minted for it.
@@ -341,7 +369,7 @@ fn account(user: Option<&CurrentUser>) -> String {
     )
 }
 
-/// Text between tags.
+/// Text between tags, or in quotes.
 struct Escaped<'a>(&'a str);
 
 impl fmt::Display for Escaped<'_> {
@@ -349,6 +377,7 @@ impl fmt::Display for Escaped<'_> {
         self.0.chars().try_for_each(|character| match character {
             '&' => f.write_str("&amp;"),
             '<' => f.write_str("&lt;"),
+            '"' => f.write_str("&quot;"),
             other => write!(f, "{other}"),
         })
     }

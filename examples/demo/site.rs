@@ -11,15 +11,15 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use serde::Deserialize;
-use tower_released::embed::csp::{self, CspLayer, InvalidSource};
+use tower_released::embed::csp::{self, CspLayer};
 use tower_released::embed::token_script;
 use tower_released::testing::{FakeReleased, Reply};
 use tower_released::{
-    MintTiming, ReleasedClient, ReleasedTokenLayer, User, from_extension, token_endpoint,
+    BoxError, MintTiming, ReleasedClient, ReleasedTokenLayer, User, from_extension, token_endpoint,
 };
 use tracing::info;
 
-use crate::pages;
+use crate::{facts, pages};
 
 /// Which portal is shown, and the fake that shows it, if it is one.
 #[derive(Clone)]
@@ -40,7 +40,7 @@ impl Portal {
     }
 }
 
-pub(crate) fn site(released: ReleasedClient, portal: Portal) -> Result<Router, InvalidSource> {
+pub(crate) fn site(client: ReleasedClient, portal: Portal) -> Result<Router, BoxError> {
     let vouch = |user: &CurrentUser| {
         User::new(user.id, user.email).map(|vouched| {
             vouched
@@ -48,7 +48,7 @@ pub(crate) fn site(released: ReleasedClient, portal: Portal) -> Result<Router, I
                 .with_avatar_url(user.avatar_url)
         })
     };
-    let layer = ReleasedTokenLayer::new(released, from_extension(vouch));
+    let layer = ReleasedTokenLayer::new(client.clone(), from_extension(vouch));
 
     // A policy that allows nothing, into which what an embed needs is merged where there is a token.
     let mut sources = csp::strict();
@@ -105,9 +105,14 @@ pub(crate) fn site(released: ReleasedClient, portal: Portal) -> Result<Router, I
             "/htmx.js",
             get(async || asset("text/javascript", include_str!("assets/htmx.min.js"))),
         )
+        .route(
+            "/facts.js",
+            get(async || asset("text/javascript", include_str!("assets/facts.js"))),
+        )
         // Outermost, so that the resolver finds who is signed in.
         .layer(from_fn(authenticate))
-        .with_state(portal))
+        .with_state(portal.clone())
+        .merge(facts::routes(client, portal)?))
 }
 
 /// Who may sign in. A real site has a session store and passwords here.

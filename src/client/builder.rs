@@ -236,7 +236,25 @@ impl ReleasedClientBuilder {
         Ok(builder)
     }
 
-    pub(crate) fn from_env() -> Result<Self, ConfigError> {
+    /// Creates a builder from the environment, to change what [`ReleasedClient::from_env`] leaves at its default.
+    ///
+    /// # Errors
+    ///
+    /// A variable is missing or wrong. The error names it.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use tower_released::client::ReleasedClientBuilder;
+    ///
+    /// # fn main() -> Result<(), tower_released::client::ConfigError> {
+    /// let released = ReleasedClientBuilder::from_env()?
+    ///     .deadline(Duration::from_secs(2))
+    ///     .build()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn from_env() -> Result<Self, ConfigError> {
         Self::from_variables(|name| env::var(name))
     }
 }
