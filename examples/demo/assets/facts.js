@@ -142,7 +142,11 @@
   const EXPERIMENTS = {
     "late-attribute": {
       question: "Does an element that is in the page notice an auth-token that is set later?",
-      run: async (lateSeen) => ({ answer: await opens(lateSeen), ...lateSeen }),
+      run: async (lateSeen) => {
+        // Once more, if a person must look at it.
+        const seen = lines.opened.length > 0 ? lateSeen : await late();
+        return { answer: await opens(seen), ...seen };
+      },
     },
     "two-embeds": {
       question: "May a page and a form use one token?",
