@@ -14,7 +14,7 @@ use tower::{BoxError, Service};
 use super::admission::Admission;
 use super::attempts::Attempts;
 use super::config::{CircuitConfig, LONGEST, RetryConfig};
-use super::config_error::{Cause, ConfigError};
+use super::config_error::{ConfigError, ConfigErrorKind};
 use super::endpoint::Endpoint;
 use super::exchange::Exchange;
 use super::limit::{Limit, QUEUE_WAIT};
@@ -181,7 +181,11 @@ impl ReleasedClientBuilder {
     pub fn build(self) -> Result<ReleasedClient, ConfigError> {
         let account_id = self.account_id.trim().to_owned();
         if account_id.is_empty() || account_id.contains(char::is_control) {
-            return Err(Cause::AccountId.into());
+            return Err(ConfigError::new(
+                ConfigErrorKind::AccountId,
+                "the account id (RELEASED_ACCOUNT_ID) is empty or has control characters in it; copy it again from \
+                 Released's settings, under User verification",
+            ));
         }
         let secret = Secret::new(self.secret)?;
         let endpoint = Endpoint::parse(
@@ -215,21 +219,38 @@ impl ReleasedClientBuilder {
             // Compose files set what is left open to nothing.
             Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
             Err(VarError::NotPresent) => Ok(None),
-            Err(VarError::NotUnicode(_)) => Err(ConfigError::from(Cause::VariableNotUnicode(name))),
+            Err(VarError::NotUnicode(_)) => Err(ConfigError::new(
+                ConfigErrorKind::InvalidVariable,
+                format!(
+                    "the environment variable {name} is not Unicode; copy its value again from Released's settings"
+                ),
+            )),
         };
-        let require = |name: &'static str| {
-            read(name)?.ok_or_else(|| ConfigError::from(Cause::MissingVariable(name)))
+        let missing = |name: &'static str| {
+            ConfigError::new(
+                ConfigErrorKind::MissingVariable,
+                format!(
+                    "the environment variable {name} is not set, or empty; its value is in Released's settings, under \
+                     User verification"
+                ),
+            )
         };
 
-        let account_id = require("RELEASED_ACCOUNT_ID")?;
+        let account_id =
+            read("RELEASED_ACCOUNT_ID")?.ok_or_else(|| missing("RELEASED_ACCOUNT_ID"))?;
         let secret = match (
             read("RELEASED_SHARED_SECRET")?,
             read("RELEASED_SHARED_SECRET_FILE")?,
         ) {
             (Some(secret), None) => secret.into(),
             (None, Some(path)) => SecretFile::open(path)?.into(),
-            (Some(_), Some(_)) => return Err(Cause::AmbiguousSecret.into()),
-            (None, None) => return Err(Cause::MissingVariable("RELEASED_SHARED_SECRET").into()),
+            (Some(_), Some(_)) => {
+                return Err(ConfigError::new(
+                    ConfigErrorKind::AmbiguousSecret,
+                    "both RELEASED_SHARED_SECRET and RELEASED_SHARED_SECRET_FILE are set; unset one of them",
+                ));
+            }
+            (None, None) => return Err(missing("RELEASED_SHARED_SECRET")),
         };
         let mut builder = Self::new(account_id, secret);
         builder.endpoint = read("RELEASED_TOKEN_URL")?;
@@ -253,7 +274,6 @@ impl fmt::Debug for ReleasedClientBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::ConfigErrorKind;
     use crate::client::transport::hyper::{CONNECT_TIMEOUT, IDLE_TIMEOUT, MAX_IDLE};
 
     fn from(variables: &[(&str, &str)]) -> Result<ReleasedClient, ConfigError> {

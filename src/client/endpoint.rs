@@ -1,7 +1,5 @@
 //! Where the token API is, and where a secret may be sent at all.
 
-use std::fmt;
-
 use http::Uri;
 use url::{Host, Url};
 
@@ -95,22 +93,26 @@ pub(crate) enum InvalidEndpoint {
     QueryOrFragment,
 }
 
-impl fmt::Display for InvalidEndpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotAUrl => "the token URL (RELEASED_TOKEN_URL) is not an absolute URL; it starts with https://",
+impl InvalidEndpoint {
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::NotAUrl => {
+                "the token URL (RELEASED_TOKEN_URL) is not an absolute URL; it starts with https://"
+            }
             Self::Scheme => "the token URL (RELEASED_TOKEN_URL) must start with https://",
             Self::PlainHttp => {
                 "the token URL (RELEASED_TOKEN_URL) must be https: plain http would show the shared secret to the network, so it is only \
                  for 127.0.0.0/8, [::1] and localhost"
             }
-            Self::UserInfo => "the token URL (RELEASED_TOKEN_URL) must not have a user name or a password; remove them",
-            Self::QueryOrFragment => "the token URL (RELEASED_TOKEN_URL) must not have a query or a fragment; remove it",
-        })
+            Self::UserInfo => {
+                "the token URL (RELEASED_TOKEN_URL) must not have a user name or a password; remove them"
+            }
+            Self::QueryOrFragment => {
+                "the token URL (RELEASED_TOKEN_URL) must not have a query or a fragment; remove it"
+            }
+        }
     }
 }
-
-impl std::error::Error for InvalidEndpoint {}
 
 #[cfg(test)]
 mod tests {
@@ -157,7 +159,7 @@ mod tests {
         ] {
             let error = Endpoint::parse(bad).expect_err(bad);
             assert_eq!(error, why, "{bad}");
-            assert!(!error.to_string().contains("password@"));
+            assert!(!error.text().contains("password@"));
         }
     }
 }

@@ -95,10 +95,12 @@ pub(crate) enum InvalidSecret {
     NotAscii,
 }
 
-impl fmt::Display for InvalidSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Empty => "the shared secret is empty; copy it from Released's settings, under User verification",
+impl InvalidSecret {
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Empty => {
+                "the shared secret is empty; copy it from Released's settings, under User verification"
+            }
             Self::ControlCharacter => {
                 "the shared secret has a control character in it, such as a line break; copy it again from Released"
             }
@@ -106,11 +108,9 @@ impl fmt::Display for InvalidSecret {
                 "the shared secret has a character that is not ASCII, such as a typographic quote or an invisible \
                  space; copy it again from Released"
             }
-        })
+        }
     }
 }
-
-impl std::error::Error for InvalidSecret {}
 
 #[cfg(test)]
 mod tests {

@@ -93,10 +93,7 @@ impl SecretFile {
     /// the secret itself.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, ConfigError> {
         let path = path.into();
-        let secret = match read(&path) {
-            Ok(secret) => secret,
-            Err(error) => return Err(ConfigError::secret_file(path, error)),
-        };
+        let secret = read(&path).map_err(|error| ConfigError::secret_file(&path, error))?;
         let now = Instant::now();
         let state = Mutex::new(State {
             looked_at: now,
@@ -308,12 +305,10 @@ impl fmt::Display for SecretFileError {
             ),
             Self::TooLong => f.write_str("the secret file is longer than 16 KiB; check that it is the right file"),
             Self::BeingWritten => f.write_str("the secret file changed while it was read; rename a whole file over it"),
-            Self::Invalid(invalid) => write!(f, "the secret file has no valid secret in it: {invalid}"),
+            Self::Invalid(invalid) => write!(f, "the secret file has no valid secret in it: {}", invalid.text()),
         }
     }
 }
-
-impl std::error::Error for SecretFileError {}
 
 #[cfg(test)]
 mod tests {

@@ -27,7 +27,7 @@ use super::connector::{Within, tcp};
 use super::stage::Stage;
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
 use super::tls::Tls;
-use crate::client::config_error::{Cause, ConfigError};
+use crate::client::config_error::{ConfigError, ConfigErrorKind};
 use crate::client::endpoint::Endpoint;
 use crate::client::pool::Pools;
 
@@ -56,7 +56,11 @@ pub(crate) fn pools(endpoint: &Endpoint) -> Result<Pools, ConfigError> {
     #[cfg(any(feature = "rustls", feature = "native-tls"))]
     return over_tls(tcp, endpoint);
     #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
-    Err(Cause::NoTls.into())
+    Err(ConfigError::new(
+        ConfigErrorKind::NoTls,
+        "the token URL is https, but tower-released was built without TLS: enable its feature `rustls` or \
+         `native-tls`, or pass an `http_service` that has it",
+    ))
 }
 
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
@@ -72,7 +76,11 @@ fn over_tls(tcp: Tcp, endpoint: &Endpoint) -> Result<Pools, ConfigError> {
         return Ok(over(Stage::Tls.of(tls.to_released(tcp))));
     };
     if !matches!(proxy.uri().scheme_str(), Some("http" | "https")) {
-        return Err(Cause::Proxy.into());
+        return Err(ConfigError::new(
+            ConfigErrorKind::Proxy,
+            "the proxy in HTTPS_PROXY or ALL_PROXY is neither http:// nor https://: set NO_PROXY for the token URL's \
+             host, or pass an `http_service` that can use the proxy",
+        ));
     }
     let mut tunnel = Tunnel::new(proxy.uri().clone(), tls.to_proxy(tcp)).with_headers(
         HeaderMap::from_iter([(header::USER_AGENT, HeaderValue::from_static(USER_AGENT))]),
