@@ -1,4 +1,4 @@
-//! How connections to the token API are opened, and for how long that is waited for.
+//! The connectors of the default client, and their time limits.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,24 +13,22 @@ use tower::{BoxError, Service};
 
 use super::stage::{FailedStage, Stage, Staged};
 
-/// How long a connection may be idle before the system asks whether the other end is still there, how long it waits for an
-/// answer, and how often it asks.
+/// TCP keepalive: the idle time before the first probe, the time between probes, and the number of probes.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(15), 3);
 
 /// How long sent data may go unacknowledged before the connection counts as dead.
 #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connector of TCP.
 pub(crate) type Tcp = Staged<HttpConnector<Resolver>>;
 
 /// Opens TCP connections.
 pub(crate) fn tcp(limit: Duration) -> Tcp {
     let mut tcp = HttpConnector::new_with_resolver(Resolver(GaiResolver::new()));
-    // It serves TLS, too.
+    // The TLS connectors use it for `https`, too.
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
-    // Shared among the addresses of a name, so that one that does not answer leaves time for the next.
+    // The addresses of a name share the limit, so one that does not answer leaves time for the next.
     tcp.set_connect_timeout(Some(limit));
     let (idle, interval, retries) = KEEPALIVE;
     tcp.set_keepalive(Some(idle));
@@ -41,7 +39,7 @@ pub(crate) fn tcp(limit: Duration) -> Tcp {
     Stage::Tcp.of(tcp)
 }
 
-/// The system's resolver, whose errors can be told from others.
+/// The system's resolver, with errors that name the stage.
 #[derive(Clone)]
 pub(crate) struct Resolver(GaiResolver);
 
@@ -61,7 +59,6 @@ impl Service<Name> for Resolver {
     }
 }
 
-/// The future of a [`Resolver`].
 pub(crate) struct Resolving(GaiFuture);
 
 impl Future for Resolving {
@@ -74,7 +71,7 @@ impl Future for Resolving {
     }
 }
 
-/// A connector that gives up in time, whatever takes so long: DNS, TCP, a proxy or TLS.
+/// A connector with a time limit for all of DNS, TCP, a proxy and TLS.
 #[derive(Clone)]
 pub(crate) struct Within<C> {
     pub(crate) connector: C,

@@ -1,6 +1,6 @@
-//! What a connector was about to do when it failed.
+//! The stage in which a connector failed.
 //!
-//! The connectors of hyper and of the TLS libraries have errors of types that cannot be named, so each of them is wrapped.
+//! The errors of hyper's and the TLS libraries' connectors have private types, so each connector is wrapped.
 
 use std::error::Error;
 use std::fmt;
@@ -12,20 +12,20 @@ use tower::{BoxError, Service};
 
 use crate::client::failure::causes;
 
-/// What is done to open a connection.
+/// A step of opening a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     Dns,
     Tcp,
     #[cfg_attr(not(any(feature = "rustls", feature = "native-tls")), allow(dead_code))]
     Tls,
-    /// Everything on the way to a proxy, and what it is asked for.
+    /// The connection to a proxy, and the request for its tunnel.
     #[cfg_attr(not(any(feature = "rustls", feature = "native-tls")), allow(dead_code))]
     Proxy,
 }
 
 impl Stage {
-    /// A connector that fails in this stage, if the one within it does not say another.
+    /// Wraps a connector, so that its errors name this stage unless they name another.
     pub(crate) fn of<C>(self, connector: C) -> Staged<C> {
         Staged {
             connector,
@@ -33,9 +33,9 @@ impl Stage {
         }
     }
 
-    /// What is said of an error in this stage.
+    /// Adds this stage to an error that names no stage.
     pub(crate) fn failed(self, error: BoxError) -> BoxError {
-        // To the client, whatever fails on the way to a proxy is the proxy.
+        // Every failure on the way to a proxy counts as the proxy's.
         if self != Self::Proxy && causes(&*error).any(<dyn Error>::is::<FailedStage>) {
             return error;
         }
@@ -43,7 +43,7 @@ impl Stage {
     }
 }
 
-/// An error of a connector, and what it was about to do.
+/// An error of a connector, with its stage.
 #[derive(Debug)]
 pub(crate) struct FailedStage {
     stage: Stage,
@@ -65,7 +65,7 @@ impl FailedStage {
 
 impl fmt::Display for FailedStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no connection could be opened")
+        f.write_str("could not open a connection")
     }
 }
 
@@ -75,7 +75,7 @@ impl Error for FailedStage {
     }
 }
 
-/// A connector whose errors say what it was about to do, unless the one within it does.
+/// A connector whose errors name a stage.
 #[derive(Clone)]
 pub(crate) struct Staged<C> {
     connector: C,
