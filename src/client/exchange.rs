@@ -1,4 +1,4 @@
-//! One exchange with the token API: a request, its answer.
+//! One exchange with the token API: a request and its answer.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -25,10 +25,10 @@ use crate::error::{MintError, MintErrorKind};
 use crate::token::AuthToken;
 use crate::user::User;
 
-/// The longest reply that is read, in bytes: twice the longest token.
+/// The longest reply that is accepted, in bytes: twice the longest token.
 const MAX_REPLY_BYTES: usize = 16 * 1024;
 
-/// Where to ask, as whom, and in which of the two APIs.
+/// Sends requests for one account to one of the two APIs.
 pub(crate) struct Exchange {
     pub(crate) endpoint: Endpoint,
     pub(crate) api: TokenApi,
@@ -36,14 +36,13 @@ pub(crate) struct Exchange {
     /// The endpoint's host and port, for errors.
     server: Arc<str>,
     account_id: String,
-    /// What every request says. The places of the secret and of the length are kept for them.
+    /// The headers of every request, with places for the secret and the length.
     headers: HeaderMap,
 }
 
 impl Exchange {
     pub(crate) fn new(pools: Pools, endpoint: Endpoint, api: TokenApi, account_id: String) -> Self {
-        // All that is sent, so that no copy has to grow; and with room to spare, for whoever asks for a place in a full
-        // map has it grow even if the place is taken.
+        // With all headers, so that no copy grows, and with spare capacity: a full map grows even when a value is replaced.
         let mut headers = HeaderMap::with_capacity(12);
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         // A compressed answer could be larger than it looks.
@@ -51,7 +50,7 @@ impl Exchange {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(AUTHORIZATION, HeaderValue::from_static(""));
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static(""));
-        // A service of the application's own adds what it thinks right.
+        // The application's own service adds these itself.
         if pools.are_ours() {
             if let Some(host) = endpoint
                 .uri()
@@ -72,7 +71,7 @@ impl Exchange {
         }
     }
 
-    /// Asks once. Dropping the future closes the connection unless the answer was complete.
+    /// Sends one request. Dropping the future closes the connection, unless the answer was complete.
     pub(crate) async fn run(
         &self,
         user: &User,
@@ -89,7 +88,7 @@ impl Exchange {
                 .await
                 .map_err(|error| transport_failure(&*error, &self.server))?;
             span.answered(reply.status(), reply.version());
-            // The body of a refusal is never read: nothing in it is documented, and it may quote what was sent.
+            // The body of a refusal is not read: Released does not document it, and it may quote the request.
             if !reply.status().is_success() {
                 waiting.end();
                 return Err(refusal(reply.status(), reply.headers()));
@@ -108,14 +107,14 @@ impl Exchange {
         Ok(token.asked_for_at(asked_at.0, asked_at.1))
     }
 
-    /// Says that an attempt ended without an answer, and has the error name the server. Its connection may be dead, and those
-    /// in its pool with it, so the next one opens a new connection. Tells how many attempts more there may be for it.
+    /// Adds the server to the error of an attempt without an answer. Retires its pool, whose connections may be dead, so that the
+    /// next attempt opens a new one. Returns the pool's allowance.
     pub(crate) fn ended_without_answer(
         &self,
         waiting: &Waiting,
         error: &mut MintError,
     ) -> Option<Arc<Allowance>> {
-        // If it does not wait for an answer, it is not the server that took too long.
+        // Without a pool, the attempt was not waiting for the server.
         let pool = waiting.take()?;
         if error.connection_failure().is_none() {
             *error = self.timed_out();
@@ -123,19 +122,19 @@ impl Exchange {
         self.pools.retire(&pool)
     }
 
-    /// The error of what was waited for in vain.
+    /// Creates the error of a timeout.
     pub(crate) fn timed_out(&self) -> MintError {
         let failure = ConnectionFailure::new(Cause::TimedOut, Arc::clone(&self.server), None);
         MintError::new(MintErrorKind::Timeout).with_source(failure)
     }
 
-    /// Leaves the connections that there are: whatever is sent from now on opens a new one.
+    /// Retires the pool in use. Later requests open new connections.
     pub(crate) fn renew_connections(&self) {
         self.pools.renew();
     }
 
-    /// Opens a connection and leaves it in the pool. It carries neither the secret nor anybody's data, so whatever is
-    /// answered to it is fine.
+    /// Opens a connection and leaves it in the pool. The request contains neither the secret nor personal data, so any answer is
+    /// accepted.
     pub(crate) async fn warm_up(&self) -> Result<(), MintError> {
         let mut request = Request::new(Full::default());
         *request.method_mut() = Method::HEAD;
@@ -167,7 +166,7 @@ impl Exchange {
         if body.size_hint().lower() > MAX_REPLY_BYTES as u64 {
             return Err(too_long());
         }
-        // Most replies are of one piece, which is not copied. Of more, each would keep a whole buffer of hyper's.
+        // Most replies are one piece, which is not copied. Several pieces are, because each keeps a whole buffer of hyper's.
         let mut first = Bytes::new();
         let mut pieces = Vec::new();
         while let Some(frame) = body.frame().await {

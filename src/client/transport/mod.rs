@@ -1,7 +1,6 @@
-//! What carries requests to the token API: any Tower service over `http`'s types, and hyper's client by default.
+//! The transport of requests to the token API: any Tower service over `http`'s types. Default: hyper's client.
 //!
-//! Not reqwest's by default, as half of the instructions of a mint through it are for redirects, cookies and retries, which have
-//! no place here.
+//! reqwest is not the default: half of its instructions for a mint are for redirects, cookies and retries, which are not used.
 
 mod connector;
 pub(crate) mod hyper;
@@ -23,15 +22,14 @@ use http_body_util::combinators::UnsyncBoxBody;
 use pin_project_lite::pin_project;
 use tower::{BoxError, Service};
 
-/// What is received: not read yet, and of any length.
+/// An answer whose body is not read yet, and may have any length.
 pub(crate) type Reply = Response<ReplyBody>;
 
-/// Its body.
 pub(crate) type ReplyBody = UnsyncBoxBody<Bytes, BoxError>;
 
 type Sending = Pin<Box<dyn Future<Output = Result<Reply, BoxError>> + Send>>;
 
-/// A service that sends requests, without its type.
+/// A service that sends requests, with its type erased.
 pub(crate) struct Transport(Box<dyn Fn(Request<Full<Bytes>>) -> Sending + Send + Sync>);
 
 impl Transport {
@@ -60,14 +58,14 @@ impl Transport {
         }))
     }
 
-    /// Sends a request and waits for the head of the answer. Dropping the future drops the service's own.
+    /// Sends a request, and waits for the head of the answer. Dropping the future drops the service's own future.
     pub(crate) fn send(&self, request: Request<Full<Bytes>>) -> Sending {
         (self.0)(request)
     }
 }
 
 pin_project! {
-    /// A body whose data is `Bytes`, which those of hyper and reqwest are without a copy.
+    /// A body whose data is `Bytes`. It does not copy the data of hyper and reqwest.
     struct Pieces<B> {
         #[pin]
         body: B,
