@@ -20,10 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower::Service;
 
 use super::Transport;
-#[cfg(any(feature = "rustls", feature = "native-tls"))]
-use super::connector::Tcp;
 use super::connector::{Within, tcp};
-#[cfg(any(feature = "rustls", feature = "native-tls"))]
 use super::stage::Stage;
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
 use super::tls::Tls;
@@ -49,12 +46,11 @@ pub(crate) const USER_AGENT: &str = concat!("tower-released/", env!("CARGO_PKG_V
 
 /// Creates pools for this endpoint only. Their clients share everything but connections.
 pub(crate) fn pools(endpoint: &Endpoint) -> Result<Pools, ConfigError> {
-    let tcp = tcp(CONNECT_TIMEOUT);
     if !endpoint.is_https() {
-        return Ok(over(tcp));
+        return Ok(over(Stage::Tcp.of(tcp(CONNECT_TIMEOUT))));
     }
     #[cfg(any(feature = "rustls", feature = "native-tls"))]
-    return over_tls(tcp, endpoint);
+    return over_tls(endpoint);
     #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
     Err(ConfigError::new(
         ConfigErrorKind::NoTls,
@@ -64,7 +60,8 @@ pub(crate) fn pools(endpoint: &Endpoint) -> Result<Pools, ConfigError> {
 }
 
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
-fn over_tls(tcp: Tcp, endpoint: &Endpoint) -> Result<Pools, ConfigError> {
+fn over_tls(endpoint: &Endpoint) -> Result<Pools, ConfigError> {
+    let tcp = Stage::Tcp.of(tcp(CONNECT_TIMEOUT));
     let tls = Tls::new()?;
     // A proxy cannot reach this machine's own addresses.
     let proxy = if endpoint.is_loopback() {

@@ -4,10 +4,9 @@
 
 use std::error::Error;
 use std::fmt;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 
 use http::Uri;
+use tower::util::MapErr;
 use tower::{BoxError, Service};
 
 use crate::client::failure::causes;
@@ -26,11 +25,11 @@ pub(crate) enum Stage {
 
 impl Stage {
     /// Wraps a connector, so that its errors name this stage unless they name another.
-    pub(crate) fn of<C>(self, connector: C) -> Staged<C> {
-        Staged {
-            connector,
-            stage: self,
-        }
+    pub(crate) fn of<C: Service<Uri, Error: Into<BoxError>>>(
+        self,
+        connector: C,
+    ) -> MapErr<C, impl Fn(C::Error) -> BoxError + Clone + Send + Sync> {
+        MapErr::new(connector, move |error: C::Error| self.failed(error.into()))
     }
 
     /// Adds this stage to an error that names no stage.
@@ -72,31 +71,5 @@ impl fmt::Display for FailedStage {
 impl Error for FailedStage {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&*self.error)
-    }
-}
-
-/// A connector whose errors name a stage.
-#[derive(Clone)]
-pub(crate) struct Staged<C> {
-    connector: C,
-    stage: Stage,
-}
-
-impl<C> Service<Uri> for Staged<C>
-where
-    C: Service<Uri, Error: Into<BoxError>, Future: Send + 'static>,
-{
-    type Response = C::Response;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<C::Response, BoxError>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        let is_ready = ready!(self.connector.poll_ready(cx));
-        Poll::Ready(is_ready.map_err(|error| self.stage.failed(error.into())))
-    }
-
-    fn call(&mut self, url: Uri) -> Self::Future {
-        let (stage, connecting) = (self.stage, self.connector.call(url));
-        Box::pin(async move { connecting.await.map_err(|error| stage.failed(error.into())) })
     }
 }
