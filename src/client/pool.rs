@@ -3,9 +3,8 @@
 //! A load balancer's failover leaves connections that look open and never answer again. Hyper's client always prefers an idle
 //! connection. To open a new one, an attempt needs a new client, whose pool is empty.
 
-use std::mem;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -67,7 +66,9 @@ impl Pools {
     }
 
     pub(crate) fn current(&self) -> Arc<Pool> {
-        Arc::clone(&self.read().pool)
+        // Nothing panics while it is held.
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&current.pool)
     }
 
     /// Retires the pool in use. Later requests open new connections.
@@ -81,32 +82,19 @@ impl Pools {
     /// Returns the pool's allowance.
     pub(crate) fn retire(&self, pool: &Arc<Pool>) -> Option<Arc<Allowance>> {
         let open = self.open.as_ref()?;
-        let retired = {
-            let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-            if Arc::ptr_eq(&current.pool, pool) {
-                let now = Instant::now();
-                if pool.allowance.has_any()
-                    && current
-                        .allowed_at
-                        .is_none_or(|at| now - at >= Allowance::EVERY)
-                {
-                    current.allowed_at = Some(now);
-                } else {
-                    pool.allowance.forfeit();
-                }
-                Some(mem::replace(&mut current.pool, Pool::new(open())))
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&current.pool, pool) {
+            let now = Instant::now();
+            let is_due = |at| now - at >= Allowance::EVERY;
+            if pool.allowance.has_any() && current.allowed_at.is_none_or(is_due) {
+                current.allowed_at = Some(now);
             } else {
-                None
+                pool.allowance.forfeit();
             }
-        };
-        // Closes the idle connections, outside of the lock.
-        drop(retired);
+            // The caller still has the retired pool, so nothing is closed under the lock.
+            current.pool = Pool::new(open());
+        }
         Some(Arc::clone(&pool.allowance))
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, Current> {
-        // Nothing panics while it is held.
-        self.current.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
