@@ -28,16 +28,16 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    pub(crate) fn lasting(error: impl Into<MintError>) -> Self {
+    pub(crate) fn lasting(error: MintError) -> Self {
         Self {
-            error: error.into(),
+            error,
             is_transient: false,
         }
     }
 
-    pub(crate) fn transient(error: impl Into<MintError>) -> Self {
+    pub(crate) fn transient(error: MintError) -> Self {
         Self {
-            error: error.into(),
+            error,
             is_transient: true,
         }
     }

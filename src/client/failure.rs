@@ -81,20 +81,14 @@ fn is_tls(cause: &(dyn Error + 'static)) -> bool {
 }
 
 fn is_timeout(cause: &(dyn Error + 'static)) -> bool {
-    cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+    #[cfg(feature = "reqwest")]
+    if cause.downcast_ref().is_some_and(reqwest::Error::is_timeout) {
+        return true;
+    }
+    let io_error = cause.downcast_ref::<io::Error>();
+    io_error.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
         // tower's `Timeout` around the application's own service.
         || cause.is::<tower::timeout::error::Elapsed>()
-        || is_timeout_of_reqwest(cause)
-}
-
-#[cfg(feature = "reqwest")]
-fn is_timeout_of_reqwest(cause: &(dyn Error + 'static)) -> bool {
-    cause.downcast_ref().is_some_and(reqwest::Error::is_timeout)
-}
-
-#[cfg(not(feature = "reqwest"))]
-fn is_timeout_of_reqwest(_: &(dyn Error + 'static)) -> bool {
-    false
 }
 
 /// Recognises errors of hyper's client, which reqwest uses, too.
