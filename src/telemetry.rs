@@ -31,8 +31,8 @@ pub(crate) const ERROR: &str = "ERROR";
 
 /// The span of a whole mint.
 ///
-/// Its level is `debug`, because every page has one: it costs little where nobody records it. No field identifies a person, or
-/// contains text from the network.
+/// Its level is `debug`, because every page has one: it costs little where nobody records it. No field identifies a
+/// person, or contains text from the network.
 pub(crate) struct MintSpan {
     span: Span,
 }

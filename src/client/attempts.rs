@@ -68,11 +68,11 @@ impl Attempts {
         }
     }
 
-    /// Calls `attempt` until it succeeds or must not be retried, with the attempt's number from 1 and its time limit. Makes
-    /// at most `at_most` attempts, and never more than the configuration allows.
+    /// Calls `attempt` until it succeeds or must not be retried, with the attempt's number from 1 and its time limit.
+    /// Makes at most `at_most` attempts, and never more than the configuration allows.
     ///
-    /// Calls `on_no_answer` after each attempt that timed out or was interrupted, even the last one. It may add to the error.
-    /// Retries use the allowance that it returns before they use the budget.
+    /// Calls `on_no_answer` after each attempt that timed out or was interrupted, even the last one. It may add to the
+    /// error. Retries use the allowance that it returns before they use the budget.
     pub(crate) async fn run<T, A>(
         &self,
         deadline: Instant,
@@ -415,8 +415,8 @@ mod tests {
                 }
                 (calls.get(), u32::try_from(mints.len()).unwrap(), start.elapsed())
             });
-            // In each window, ten retries come on top of the tenth. Tower's budget can skip two of its ten slots at once,
-            // so a window of ten seconds may last only five. One more window may overlap the whole time.
+            // In each window, ten retries come on top of the tenth. Tower's budget can skip two of its ten slots at
+            // once, so a window of ten seconds may last only five. One more window may overlap the whole time.
             let windows = 2 + u32::try_from(took.as_secs() / 5).unwrap();
             prop_assert!(calls - firsts <= firsts / 10 + 1 + windows * 10, "{calls} calls for {firsts} mints in {took:?}");
         }

@@ -63,8 +63,8 @@ impl ReleasedClientBuilder {
         }
     }
 
-    /// Sets the URL of the token API, for a proxy of yours or a [`FakeReleased`](crate::testing::FakeReleased). Default:
-    /// the URL that Released documents for the [`api`](Self::api).
+    /// Sets the URL of the token API, for a proxy of yours or a [`FakeReleased`](crate::testing::FakeReleased).
+    /// Default: the URL that Released documents for the [`api`](Self::api).
     ///
     /// It must be `https`, or `http` to 127.0.0.0/8, `[::1]` or `localhost`. It must not have a user name, a query or a
     /// fragment.
@@ -79,7 +79,7 @@ impl ReleasedClientBuilder {
         self
     }
 
-    /// Sets how long a mint may take, with all its attempts, pauses and queues. Default: 3 seconds.
+    /// Sets how long a mint may take, including its attempts, pauses and queues. Default: 3 seconds.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline.min(LONGEST);
         self
@@ -115,11 +115,12 @@ impl ReleasedClientBuilder {
         self
     }
 
-    /// Sends requests with this service, for certificates, proxies or connections of your own. Default: hyper's client, with
-    /// TLS by the feature `rustls` or `native-tls`.
+    /// Sends requests with this service, for certificates, proxies or connections of your own. Default: hyper's client,
+    /// with TLS by the feature `rustls` or `native-tls`.
     ///
-    /// It can be any `tower::Service` over `http`'s types: hyper's client, a `reqwest::Client` (see `http_client`, with the
-    /// feature `reqwest`), or either of them behind tower layers. Clients with clones of one service share its connections.
+    /// It can be any `tower::Service` over `http`'s types: hyper's client, a `reqwest::Client` (see `http_client`, with
+    /// the feature `reqwest`), or either of them behind tower layers. Clients with clones of one service share its
+    /// connections.
     ///
     /// The service must not follow redirects, which would send the user's e-mail address elsewhere. It must not log the
     /// `Authorization` header, and must not decompress replies. The attempt's time limit applies to it. It sets its own
@@ -128,8 +129,9 @@ impl ReleasedClientBuilder {
     /// # Dead connections
     ///
     /// The failover of a load balancer can leave idle connections that never answer again. After a timeout or an
-    /// interruption, the client replaces the default service, and its next attempt opens a new connection. It never replaces
-    /// your service, so each dead connection in its pool costs one attempt. Keep few idle connections in it, or none.
+    /// interruption, the client replaces the default service, and its next attempt opens a new connection. It never
+    /// replaces your service, so each dead connection in its pool costs one attempt. Keep few idle connections in it,
+    /// or none.
     ///
     /// # Example
     ///
@@ -163,11 +165,11 @@ impl ReleasedClientBuilder {
         self
     }
 
-    /// Sends requests with this `reqwest::Client`; see [`http_service`](Self::http_service). It costs more instructions than
-    /// the default.
+    /// Sends requests with this `reqwest::Client`; see [`http_service`](Self::http_service). It costs more instructions
+    /// than the default.
     ///
-    /// Switch off redirects (`redirect(Policy::none())`) and `connection_verbose`, which logs the secret. Keep its pool small
-    /// with `pool_max_idle_per_host`; see *Dead connections* there.
+    /// Switch off redirects (`redirect(Policy::none())`) and `connection_verbose`, which logs the secret. Keep its pool
+    /// small with `pool_max_idle_per_host`; see *Dead connections* there.
     #[cfg(feature = "reqwest")]
     #[cfg_attr(docsrs, doc(cfg(feature = "reqwest")))]
     pub fn http_client(self, client: reqwest::Client) -> Self {

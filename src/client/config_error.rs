@@ -93,8 +93,8 @@ impl ConfigError {
     }
 }
 
-/// Returns whether the path or its folder exists. Otherwise it may be the secret itself, in the wrong variable. The root
-/// folder does not count: a secret in base64 may start with a slash.
+/// Returns whether the path or its folder exists. Otherwise it may be the secret itself, in the wrong variable. The
+/// root folder does not count: a secret in base64 may start with a slash.
 fn is_surely_a_path(path: &Path) -> bool {
     let is_a_folder = |parent: &Path| parent.parent().is_some() && parent.is_dir();
     path.exists() || path.parent().is_some_and(is_a_folder)

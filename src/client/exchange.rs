@@ -42,7 +42,8 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     pub(crate) fn new(pools: Pools, endpoint: Endpoint, api: TokenApi, account_id: String) -> Self {
-        // With all headers, so that no copy grows, and with spare capacity: a full map grows even when a value is replaced.
+        // With all headers, so that no copy grows, and with spare capacity: a full map grows even when a value is
+        // replaced.
         let mut headers = HeaderMap::with_capacity(12);
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         // A compressed answer could be larger than it looks.
@@ -107,8 +108,8 @@ impl Exchange {
         Ok(token.asked_for_at(asked_at.0, asked_at.1))
     }
 
-    /// Adds the server to the error of an attempt without an answer. Retires its pool, whose connections may be dead, so that the
-    /// next attempt opens a new one. Returns the pool's allowance.
+    /// Adds the server to the error of an attempt without an answer. Retires its pool, whose connections may be dead,
+    /// so that the next attempt opens a new one. Returns the pool's allowance.
     pub(crate) fn ended_without_answer(
         &self,
         waiting: &Waiting,
@@ -133,8 +134,8 @@ impl Exchange {
         self.pools.renew();
     }
 
-    /// Opens a connection and leaves it in the pool. The request contains neither the secret nor personal data, so any answer is
-    /// accepted.
+    /// Opens a connection and leaves it in the pool. The request contains neither the secret nor personal data, so any
+    /// answer is accepted.
     pub(crate) async fn warm_up(&self) -> Result<(), MintError> {
         let mut request = Request::new(Full::default());
         *request.method_mut() = Method::HEAD;
@@ -166,7 +167,8 @@ impl Exchange {
         if body.size_hint().lower() > MAX_REPLY_BYTES as u64 {
             return Err(too_long());
         }
-        // Most replies are one piece, which is not copied. Several pieces are, because each keeps a whole buffer of hyper's.
+        // Most replies are one piece, which is not copied. Several pieces are, because each keeps a whole buffer of
+        // hyper's.
         let mut first = Bytes::new();
         let mut pieces = Vec::new();
         while let Some(frame) = body.frame().await {

@@ -11,8 +11,8 @@ use super::transport::stage::{FailedStage, Stage};
 use crate::connection::{Cause, ConnectionFailure};
 use crate::error::{MintError, MintErrorKind};
 
-/// Turns an error of the transport into a failure. The error itself is dropped, because its texts may contain the URL and text
-/// from the network. Only the operating system's error is kept, created again from its number.
+/// Turns an error of the transport into a failure. The error itself is dropped, because its texts may contain the URL
+/// and text from the network. Only the operating system's error is kept, created again from its number.
 pub(crate) fn transport_failure(error: &(dyn Error + 'static), server: &Arc<str>) -> Failure {
     let kind = if causes(error).any(is_timeout) {
         MintErrorKind::Timeout
@@ -101,8 +101,8 @@ fn is_unreadable(cause: &(dyn Error + 'static)) -> bool {
     cause.downcast_ref().is_some_and(hyper::Error::is_parse)
 }
 
-/// Returns whether a certificate is bad, which a retry does not change. Each TLS library has its own type for that, but all
-/// use this word. The outermost error is skipped, because reqwest's quotes the URL.
+/// Returns whether a certificate is bad, which a retry does not change. Each TLS library has its own type for that, but
+/// all use this word. The outermost error is skipped, because reqwest's quotes the URL.
 fn is_bad_certificate(error: &(dyn Error + 'static)) -> bool {
     causes(error)
         .skip(1)

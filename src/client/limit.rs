@@ -11,11 +11,12 @@ use tokio::time::{Instant, timeout_at};
 use super::metrics;
 use crate::error::{MintError, MintErrorKind};
 
-/// How long a mint waits for a place. A burst ends sooner. In a longer queue, a page without a token is better than a late one.
+/// How long a mint waits for a place. A burst ends sooner. In a longer queue, a page without a token is better than a
+/// late one.
 pub(crate) const QUEUE_WAIT: Duration = Duration::from_millis(50);
 
-/// How long after its deadline a mint keeps its place. A mint that has not ended by then is not polled any more, for example
-/// in a `select!` that keeps the loser. It must not block other mints.
+/// How long after its deadline a mint keeps its place. A mint that has not ended by then is not polled any more, for
+/// example in a `select!` that keeps the loser. It must not block other mints.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The places of the mints in flight. A place expires.
@@ -27,8 +28,8 @@ pub(crate) struct Limit {
     /// How long a mint keeps its place.
     lease: Duration,
     taken: Mutex<Taken>,
-    /// Wakes all waiting mints when a place is free. A semaphore would give the place to the first mint in the queue, which may
-    /// not be polled any more.
+    /// Wakes all waiting mints when a place is free. A semaphore would give the place to the first mint in the queue,
+    /// which may not be polled any more.
     freed: Notify,
 }
 

@@ -1,4 +1,5 @@
-//! The client's metrics, through the facade of the `metrics` crate. Without the feature `metrics`, these functions do nothing.
+//! The client's metrics, through the facade of the `metrics` crate. Without the feature `metrics`, these functions do
+//! nothing.
 //!
 //! No label identifies a person.
 

@@ -1,7 +1,7 @@
 //! Calls Released's token API: the minter that most applications use.
 //!
-//! [`ReleasedClient`] mints. It is also at the crate's root. [`ReleasedClientBuilder`] sets how it mints, [`SecretSource`]
-//! is where it reads the shared secret, and [`Status`] shows its state on a readiness page.
+//! [`ReleasedClient`] mints. It is also at the crate's root. [`ReleasedClientBuilder`] sets how it mints,
+//! [`SecretSource`] is where it reads the shared secret, and [`Status`] shows its state on a readiness page.
 //!
 //! # Example
 //!
@@ -180,8 +180,8 @@ impl ReleasedClient {
     /// Returns the state of the circuit, the mints in flight, the last success and the last error. Sends nothing, and
     /// does not wait.
     ///
-    /// Clones share their status. Show it on a page for operators. Do not take a server out of service because of it: its
-    /// pages work without tokens, and the other servers have the same problem.
+    /// Clones share their status. Show it on a page for operators. Do not take a server out of service because of it:
+    /// its pages work without tokens, and the other servers have the same problem.
     ///
     /// # Example
     ///
@@ -211,7 +211,8 @@ impl ReleasedClient {
         }
     }
 
-    /// Opens a connection, so that the first mint does not wait for DNS and TLS. Call it before the server takes traffic.
+    /// Opens a connection, so that the first mint does not wait for DNS and TLS. Call it before the server takes
+    /// traffic.
     ///
     /// It sends a request without the secret, and accepts any answer.
     ///

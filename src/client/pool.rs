@@ -1,7 +1,7 @@
 //! Pools of connections, and the replacement of a pool whose connections may be dead.
 //!
-//! A load balancer's failover leaves connections that look open and never answer again. Hyper's client always prefers an idle
-//! connection. To open a new one, an attempt needs a new client, whose pool is empty.
+//! A load balancer's failover leaves connections that look open and never answer again. Hyper's client always prefers
+//! an idle connection. To open a new one, an attempt needs a new client, whose pool is empty.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -98,12 +98,12 @@ impl Pools {
     }
 }
 
-/// The retries that do not use the budget, for the mints of a pool that died: one for each mint of the pool that succeeded, at
-/// most [`MAX`](Self::MAX).
+/// The retries that do not use the budget, for the mints of a pool that died: one for each mint of the pool that
+/// succeeded, at most [`MAX`](Self::MAX).
 ///
-/// The budget protects Released from too many retries. But the requests on dead connections did not reach Released, and one
-/// for each connection may fail at the same time, which is more than the budget allows. Successes earn the allowance, and one
-/// pool in ten seconds may use it. So an outage earns none.
+/// The budget protects Released from too many retries. But the requests on dead connections did not reach Released, and
+/// one for each connection may fail at the same time, which is more than the budget allows. Successes earn the
+/// allowance, and one pool in ten seconds may use it. So an outage earns none.
 #[derive(Debug, Default)]
 pub(crate) struct Allowance(AtomicU32);
 

@@ -10,8 +10,8 @@ use super::config_error::ConfigError;
 
 /// Holds the secret that an account shares with Released, from Released's settings under "User verification".
 ///
-/// It is stored only as the value of the `Authorization` header, which is marked sensitive and wiped from memory with its last
-/// clone. No `Debug` shows it. The HTTP library's own copies are not wiped.
+/// It is stored only as the value of the `Authorization` header, which is marked sensitive and wiped from memory with
+/// its last clone. No `Debug` shows it. The HTTP library's own copies are not wiped.
 ///
 /// # Example
 ///
@@ -34,8 +34,8 @@ impl SharedSecret {
     ///
     /// # Errors
     ///
-    /// [`ConfigErrorKind::Secret`](super::ConfigErrorKind::Secret) if it is empty, or has control or non-ASCII characters,
-    /// which a header cannot have. The error contains no part of the secret.
+    /// [`ConfigErrorKind::Secret`](super::ConfigErrorKind::Secret) if it is empty, or has control or non-ASCII
+    /// characters, which a header cannot have. The error contains no part of the secret.
     pub fn new(secret: impl Into<String>) -> Result<Self, ConfigError> {
         Ok(Self::from_text(&Zeroizing::new(secret.into()))?)
     }

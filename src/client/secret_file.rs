@@ -43,12 +43,13 @@ const MAX_FILE_BYTES: u64 = 16 * 1024;
 
 /// Reads the shared secret from a file, such as a mounted Kubernetes or Docker secret.
 ///
-/// The client reads the file again in the background, so a rotation needs no restart. A mint starts a read if the last one was
-/// 30 seconds ago, or if Released answers 401. If the file cannot be read, is empty, or is being written, the client keeps the
-/// last valid secret and logs a warning. To rotate the secret, rename a new file over the old one, as Kubernetes does.
+/// The client reads the file again in the background, so a rotation needs no restart. A mint starts a read if the last
+/// one was 30 seconds ago, or if Released answers 401. If the file cannot be read, is empty, or is being written, the
+/// client keeps the last valid secret and logs a warning. To rotate the secret, rename a new file over the old one, as
+/// Kubernetes does.
 ///
-/// A file system that hangs does not delay mints. After 10 seconds, a read counts as failed, and the next one starts on time.
-/// While 4 reads hang, one more starts every 10 minutes.
+/// A file system that hangs does not delay mints. After 10 seconds, a read counts as failed, and the next one starts on
+/// time. While 4 reads hang, one more starts every 10 minutes.
 ///
 /// # Example
 ///
@@ -76,7 +77,8 @@ pub struct SecretFile {
 #[derive(Debug)]
 struct State {
     checked_at: Instant,
-    /// The start of the check under way. There is at most one, so that a slow file does not take a thread for each mint.
+    /// The start of the check under way. There is at most one, so that a slow file does not take a thread for each
+    /// mint.
     checking_since: Option<Instant>,
     /// The start of the last read beyond the limit.
     last_extra_read: Instant,
@@ -87,9 +89,9 @@ impl SecretFile {
     ///
     /// # Errors
     ///
-    /// [`ConfigErrorKind::SecretFile`](super::ConfigErrorKind::SecretFile) if the file cannot be read, is longer than 16 KiB, or
-    /// contains no valid secret. The text shows the path only if the file or its folder exists: otherwise the path may be the
-    /// secret itself.
+    /// [`ConfigErrorKind::SecretFile`](super::ConfigErrorKind::SecretFile) if the file cannot be read, is longer than
+    /// 16 KiB, or contains no valid secret. The text shows the path only if the file or its folder exists: otherwise
+    /// the path may be the secret itself.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, ConfigError> {
         let path = path.into();
         let secret = read(&path).map_err(|error| ConfigError::secret_file(&path, error))?;

@@ -14,8 +14,8 @@ use crate::telemetry::info;
 /// Provides the secret of a [`ReleasedClient`](crate::ReleasedClient).
 ///
 /// It is created from a string or a [`SharedSecret`] that never changes, from a [`SecretFile`], or from a
-/// `tokio::sync::watch::Receiver<SharedSecret>`, to which the application sends new secrets. If a string is not a valid secret,
-/// [`build`](super::ReleasedClientBuilder::build) returns the error. A `String` is wiped from memory.
+/// `tokio::sync::watch::Receiver<SharedSecret>`, to which the application sends new secrets. If a string is not a valid
+/// secret, [`build`](super::ReleasedClientBuilder::build) returns the error. A `String` is wiped from memory.
 ///
 /// # Example
 ///
@@ -134,8 +134,8 @@ impl Secret {
     /// Reads the secret. Counts and logs a change.
     fn known(&self) -> SharedSecret {
         let (secret, is_changed) = {
-            // Read under the lock. Otherwise, during a rotation, a mint could store the old secret after another mint stored
-            // the new one.
+            // Read under the lock. Otherwise, during a rotation, a mint could store the old secret after another mint
+            // stored the new one.
             let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
             let secret = self.source.secret.borrow().clone();
             let is_changed = in_use.as_ref().is_some_and(|before| *before != secret);

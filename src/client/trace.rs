@@ -1,7 +1,7 @@
 //! The span of an exchange, with the names of OpenTelemetry's conventions for HTTP clients.
 //!
-//! Its level is `debug`, because every page has one: it costs little where nobody records it. No field identifies a person, or
-//! contains text from the network.
+//! Its level is `debug`, because every page has one: it costs little where nobody records it. No field identifies a
+//! person, or contains text from the network.
 
 use http::{StatusCode, Version};
 use tokio::time::Instant;
@@ -53,8 +53,8 @@ impl ExchangeSpan {
         exchange.instrument(self.span.clone())
     }
 
-    /// Records the status and the version of the answer. Not through the current span: where this span is disabled, that is
-    /// the application's own.
+    /// Records the status and the version of the answer. Not through the current span: where this span is disabled,
+    /// that is the application's own.
     pub(crate) fn answered(&self, status: StatusCode, version: Version) {
         self.span
             .record("http.response.status_code", status.as_u16());
@@ -82,7 +82,8 @@ impl ExchangeSpan {
     }
 }
 
-/// An exchange that is dropped at its time limit is an error. One that is dropped earlier was cancelled, which is no error.
+/// An exchange that is dropped at its time limit is an error. One that is dropped earlier was cancelled, which is no
+/// error.
 impl Drop for ExchangeSpan {
     fn drop(&mut self) {
         if !self.has_ended && Instant::now() >= self.limit {

@@ -31,8 +31,8 @@ use crate::client::pool::Pools;
 /// The longest head of an answer, in bytes.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// How long a connection may take to open, with DNS, TCP, a proxy and TLS. On a working network they take a fraction of this.
-/// The attempt (1.5 seconds) leaves no time to try twice.
+/// How long a connection may take to open, with DNS, TCP, a proxy and TLS. On a working network they take a fraction of
+/// this. The attempt (1.5 seconds) leaves no time to try twice.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long an idle connection is kept. Load balancers keep one for 60 seconds or more.

@@ -1,6 +1,7 @@
 //! The transport of requests to the token API: any Tower service over `http`'s types. Default: hyper's client.
 //!
-//! reqwest is not the default: half of its instructions for a mint are for redirects, cookies and retries, which are not used.
+//! reqwest is not the default: half of its instructions for a mint are for redirects, cookies and retries, which are
+//! not used.
 
 mod connector;
 pub(crate) mod hyper;
