@@ -174,7 +174,7 @@ impl MintErrorKind {
             Self::Rejected => "Released refused the mint",
             Self::RateLimited => "Released asked for fewer requests",
             Self::Overloaded => "too many mints are in flight",
-            Self::CircuitOpen => "Released kept failing, so the circuit breaker holds mints back",
+            Self::CircuitOpen => "Released kept failing, so the circuit breaker is open",
             Self::Connect => "no connection to Released could be opened",
             Self::Timeout => "the mint took too long",
             Self::Interrupted => "the mint was interrupted",
@@ -201,12 +201,12 @@ impl MintErrorKind {
                 "mint only where a page needs it, for example with mint_when(navigations)"
             }
             Self::Overloaded => {
-                "Released is slow, or the limit is too low for this server's traffic"
+                "check whether Released is slow, or the limit too low for this server's traffic"
             }
-            Self::CircuitOpen => "nothing needs to be done: it tries again by itself",
+            Self::CircuitOpen => "wait: the client tries again by itself",
             Self::Connect => "check DNS, the network, proxies and the TLS certificates",
             Self::Timeout => {
-                "see whether Released, a proxy or the network is slow, or the deadline too short"
+                "check whether Released, a proxy or the network is slow, or the deadline too short"
             }
             Self::Interrupted => "the connection broke, or the request for the page was dropped",
             Self::Unavailable => "see Released's status; the next request tries again",
@@ -359,13 +359,13 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_user_is_told_by_the_rule_that_is_broken() {
+    fn the_error_of_an_invalid_user_names_the_broken_rule() {
         let text = MintError::from(InvalidUser::IdCharacter).to_string();
         assert!(text.contains("UserId::encode"), "{text}");
     }
 
     #[test]
-    fn a_text_says_what_to_do_for_every_kind_of_caller() {
+    fn texts_say_what_to_do_over_http_and_grpc() {
         let text = |kind| MintError::new(kind).to_string();
         let unauthorized = text(MintErrorKind::Unauthorized);
         assert!(

@@ -68,7 +68,7 @@ impl AuthToken {
     /// # Errors
     ///
     /// [`MintErrorKind::MalformedResponse`](crate::MintErrorKind::MalformedResponse) if it is empty, longer than 8 KiB, or has
-    /// other characters. The error's source says which, and holds nothing of the token.
+    /// other characters. The error's source says which, and contains no part of the token.
     pub fn new(token: impl Into<Arc<str>>) -> Result<Self, MintError> {
         Ok(Self::minted(token.into(), SystemTime::now())?)
     }
@@ -141,7 +141,7 @@ impl AuthToken {
 
     // Computed on demand: most pages only print the token.
     fn life(&self) -> Duration {
-        life_told_by(&self.token, self.minted_at).unwrap_or(DOCUMENTED_LIFE)
+        claimed_life(&self.token, self.minted_at).unwrap_or(DOCUMENTED_LIFE)
     }
 }
 
@@ -213,7 +213,7 @@ fn is_b64token(token: &str) -> bool {
 
 /// Reads a token's life from a JWT's `iat` and `exp` claims (RFC 7519, sections 4.1.4 and 4.1.6). It is only a hint:
 /// the signature is not checked.
-fn life_told_by(token: &str, minted_at: SystemTime) -> Option<Duration> {
+fn claimed_life(token: &str, minted_at: SystemTime) -> Option<Duration> {
     #[derive(Deserialize)]
     struct Claims {
         // A NumericDate may have a fraction.
@@ -271,7 +271,7 @@ mod tests {
             (120, jwt(r#"{"exp":-1}"#)),
             (120, jwt(r#"{"exp":1e300}"#)),
             (120, jwt(r#"{"exp":18446744073709551615}"#)),
-            // Without `iat` it is the own clock that counts, which may be wrong: never more than what is documented.
+            // Without `iat`, this server's clock counts. It may be wrong, so the life is at most the documented one.
             (120, jwt(r#"{"exp":1800003719}"#)),
             (60, jwt(r#"{"exp":1800000060,"iat":null}"#)),
             (90, jwt(r#"{"exp":1900000090,"iat":1900000000}"#)),
@@ -318,11 +318,11 @@ mod tests {
 
     #[cfg(feature = "client")]
     #[test]
-    fn a_reply_that_lay_unread_does_not_make_its_token_younger() {
+    fn the_life_of_a_token_counts_from_its_request_not_from_when_its_reply_is_read() {
         let a_minute = Duration::from_secs(60);
         let asked_at = Instant::now()
             .checked_sub(a_minute)
-            .expect("this machine runs for a minute");
+            .expect("the machine runs for longer");
         let time = SystemTime::now() - a_minute;
         let token = AuthToken::new("opaque")
             .expect("a legal token")

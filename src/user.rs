@@ -52,9 +52,9 @@ pub struct User {
 impl User {
     /// Creates a user with this id and this e-mail address, which the person must have confirmed.
     ///
-    /// Released matches its user profiles by `id`, so it must be unique and stable in your system. It may be a string, a number,
-    /// a UUID, or anything else with a `Display`. Pass a [`UserId`] from [`UserId::encode`] if your ids have characters that
-    /// Released refuses.
+    /// Released matches its user profiles by `id`, so it must be unique and stable in your system. It may be a string,
+    /// a number, a UUID, or anything else with a `Display`. Pass a [`UserId`] from [`UserId::encode`] if your ids have
+    /// characters that Released refuses.
     ///
     /// # Example
     ///

@@ -1,5 +1,5 @@
-//! Whether a mint may ask Released now. While Released fails, refuses the secret, or asked to wait, mints fail at once
-//! instead of one by one.
+//! Decides whether a mint may ask Released now. While Released fails, refuses the secret or asked to wait, mints fail
+//! at once.
 
 use std::hash::{BuildHasher, RandomState};
 use std::mem;
@@ -16,44 +16,34 @@ use super::status::{CircuitState, LastError};
 use crate::error::MintError;
 use crate::user::UserId;
 
-/// How long after its deadline a mint may report. A later one was not polled in the meantime, and what it knows is old.
+/// How long after its deadline a mint may report. A later mint was not polled in the meantime, so its result is old.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// The circuit and the time for which Released asked to be left alone, as one question: may I ask now?
+/// The circuit breaker, together with the time for which Released asked to wait.
 ///
-/// It opens after failures in a row, when too large a part of many fail, or when several users in a row were refused with
-/// one secret. When it has been open for a while, it lets one mint through, and closes with that one's success.
+/// The circuit opens after failures in a row, when too large a part of many mints fails, or when Released refused one
+/// secret for several users in a row. After a while, one mint probes. Its success closes the circuit.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    config: CircuitConfig,
     /// How long a mint may take.
     deadline: Duration,
-    /// What users are hashed with, to tell two from one without keeping who they are.
+    /// Hashes users, to distinguish them without storing who they are.
     users: RandomState,
     state: Mutex<State>,
 }
 
-/// What there is to say once the lock is free.
-#[derive(Default)]
-struct News {
-    circuit: Option<Event>,
-    hold: Option<Event>,
-}
-
 impl Admission {
-    /// For mints that take no longer than `deadline`.
+    /// Creates the admission of mints that take no longer than `deadline`.
     pub(crate) fn new(config: CircuitConfig, deadline: Duration) -> Self {
         metrics::circuit_closed();
-        let config = config.within_bounds();
         Self {
             deadline,
             users: RandomState::new(),
-            state: Mutex::new(State::new(&config)),
-            config,
+            state: Mutex::new(State::new(config.within_bounds())),
         }
     }
 
-    /// Lets a mint through that starts now, or tells why not and after how long it makes sense to try again.
+    /// Admits a mint that starts now. The error says why it may not start, and when to retry.
     pub(crate) fn admit(&self, now: Instant) -> Result<Ticket<'_>, MintError> {
         let expires = now + self.deadline + GRACE;
         self.change(|state, _| {
@@ -68,39 +58,43 @@ impl Admission {
         })
     }
 
-    /// Whether Released asked to be left alone in the meantime, for a mint that was let through before.
+    /// Fails if Released asked to wait since this mint was admitted.
     pub(crate) fn check_hold(&self, now: Instant) -> Result<(), MintError> {
         self.change(|state, _| state.check_hold(now))
     }
 
-    /// Closes the circuit if it is open because of another secret than this one, and tells whether it did.
+    /// Closes the circuit if refusals of another secret than this one opened it. Returns whether it did.
     pub(crate) fn close_for(&self, secret: &SharedSecret) -> bool {
         let now = Instant::now();
-        self.change(|state, news| {
-            news.circuit = state.close_for(secret, now, &self.config);
-            news.circuit.is_some()
+        self.change(|state, events| {
+            events.extend(state.close_for(secret, now));
+            !events.is_empty()
         })
     }
 
-    /// What a [`Status`](super::Status) tells of it.
+    /// Returns the circuit, the age of the last success, and the last error, for a [`Status`](super::Status).
     pub(crate) fn status(&self) -> (CircuitState, Option<Duration>, Option<LastError>) {
         let now = Instant::now();
-        // A change, for the gauge: a hold may be over that no mint has met since.
+        // A change, for the gauge: a hold may have ended since the last mint.
         self.change(|state, _| {
             let age = |at: Instant| now.saturating_duration_since(at);
             let last_error = state
                 .last_error
                 .map(|(kind, at)| LastError { kind, age: age(at) });
-            (state.told(now), state.last_success.map(age), last_error)
+            (
+                state.circuit_state(now),
+                state.last_success.map(age),
+                last_error,
+            )
         })
     }
 
-    /// The state, unless somebody is looking at it right now: for `Debug`, which may be called from anywhere.
+    /// Returns the circuit, or `None` if it is locked: for `Debug`, which may be called from anywhere.
     pub(crate) fn try_circuit(&self) -> Option<CircuitState> {
-        Some(self.state.try_lock().ok()?.told(Instant::now()))
+        Some(self.state.try_lock().ok()?.circuit_state(Instant::now()))
     }
 
-    /// That Released answered 401 to this secret. Of the user, no more is kept than tells one from two.
+    /// Creates the verdict of a 401 to this secret. It contains only a hash of the user.
     pub(crate) fn refused<'a>(&self, secret: &'a SharedSecret, user: &UserId) -> Verdict<'a> {
         Verdict::Refused(secret, self.users.hash_one(user.as_str()))
     }
@@ -110,44 +104,40 @@ impl Admission {
         if now >= ticket.expires {
             return;
         }
-        self.change(|state, news| {
-            match error {
-                None => state.last_success = Some(now),
-                // A mint that was turned away says nothing of Released.
-                Some(error) if error.is_turned_away() => {}
-                Some(error) => state.last_error = Some((error.kind(), now)),
+        // A mint that a hold turned away says nothing about Released.
+        let answered = error.filter(|error| !error.is_turned_away());
+        self.change(|state, events| {
+            if error.is_none() {
+                state.last_success = Some(now);
+            }
+            if let Some(error) = answered {
+                state.last_error = Some((error.kind(), now));
             }
             if ticket.era == state.era {
-                let judge = if ticket.is_probe {
-                    State::judge_by_probe
+                events.extend(if ticket.is_probe {
+                    state.record_probe(verdict, now)
                 } else {
-                    State::judge
-                };
-                news.circuit = judge(state, verdict, now, &self.config);
+                    state.record(verdict, now)
+                });
             }
-            // What Released asks for holds whatever became of the circuit. A mint that was itself turned away by a hold
-            // has nothing new to say.
-            if let Some(error) = error.filter(|error| !error.is_turned_away()) {
-                news.hold = state.hold_for(error, now);
-            }
+            // A `Retry-After` counts in every era.
+            events.extend(answered.and_then(|error| state.hold_for(error, now)));
         });
     }
 
-    /// Changes the state, and says what there is to say when the lock is free again: a subscriber may format the client.
-    fn change<T>(&self, change: impl FnOnce(&mut State, &mut News) -> T) -> T {
-        let mut news = News::default();
+    /// Changes the state. Logs the events when the lock is free, because a subscriber may format the client.
+    fn change<T>(&self, change: impl FnOnce(&mut State, &mut Vec<Event>) -> T) -> T {
+        let mut events = Vec::new();
         let (result, before, after) = {
             let mut state = self.lock();
-            let result = change(&mut state, &mut news);
-            let after = state.reason(Instant::now());
+            let result = change(&mut state, &mut events);
+            let after = state.circuit_state(Instant::now()).reason();
             (result, mem::replace(&mut state.counted, after), after)
         };
         if before != after {
             metrics::circuit_changed(before, after);
         }
-        for event in [news.circuit, news.hold].into_iter().flatten() {
-            event.tell();
-        }
+        events.into_iter().for_each(Event::log);
         result
     }
 
@@ -157,7 +147,7 @@ impl Admission {
     }
 }
 
-/// A client that is gone is not open any more.
+/// The gauge counts a dropped client no more.
 impl Drop for Admission {
     fn drop(&mut self) {
         let counted = self.lock().counted.take();
@@ -167,8 +157,8 @@ impl Drop for Admission {
     }
 }
 
-/// A mint that was let through, and owes a report. A probe that is dropped without one lets the next mint probe; so does one
-/// that has not reported a second after its deadline, and from then on it has nothing to say.
+/// An admitted mint, which reports its end. If a probe is dropped without a report, the next mint probes. So it does if
+/// the probe has not reported one second after its deadline; a report after that is ignored.
 #[derive(Debug)]
 pub(crate) struct Ticket<'a> {
     admission: &'a Admission,
@@ -179,12 +169,12 @@ pub(crate) struct Ticket<'a> {
 }
 
 impl Ticket<'_> {
-    /// Whether this mint alone decides if the circuit closes.
+    /// Returns whether this mint alone decides if the circuit closes.
     pub(crate) fn is_probe(&self) -> bool {
         self.is_probe
     }
 
-    /// Tells how the mint ended, and with which error.
+    /// Reports the mint's end. `error` is `None` if it succeeded.
     pub(crate) fn report(mut self, verdict: Verdict<'_>, error: Option<&MintError>) {
         self.reported = true;
         self.admission.report(&self, verdict, error);
@@ -221,7 +211,7 @@ mod tests {
         admission.admit(Instant::now())
     }
 
-    /// The error with which a mint is turned away, and for how long.
+    /// Returns the kind and the `Retry-After` with which a mint fails at once.
     fn turned_away(admission: &Admission) -> (MintErrorKind, Duration) {
         let error = admit(admission).expect_err("open");
         assert!(error.is_turned_away());
@@ -297,13 +287,13 @@ mod tests {
         }
         report(&admission, Verdict::Success);
         assert!(!is_open(&admission));
-        // The twentieth, and the tenth that failed; being throttled counts here.
+        // The twentieth mint, and the tenth that failed: a 429 counts here.
         report(&admission, Verdict::Throttled);
         assert!(is_open(&admission));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_older_than_ten_seconds_is_forgotten() {
+    async fn mints_older_than_ten_seconds_are_not_counted() {
         let admission = admission();
         for _ in 0..9 {
             report(&admission, Verdict::Failure);
@@ -317,7 +307,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn being_throttled_is_no_failure_in_a_row_and_other_answers_are_not_counted() {
+    async fn a_429_is_no_failure_in_a_row_and_other_answers_are_not_counted() {
         let admission = admission();
         for _ in 0..10 {
             report(&admission, Verdict::Throttled);
@@ -374,7 +364,7 @@ mod tests {
             let next = admit(&admission).expect("the next probe");
             assert!(next.is_probe() && admit(&admission).is_err());
 
-            // What becomes of the first one changes nothing.
+            // The end of the first probe changes nothing.
             match late {
                 Some(verdict) => end(parked, verdict),
                 None => drop(parked),
@@ -386,9 +376,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_parked_mint_reports_late_counts_for_nothing() {
+    async fn a_late_report_of_a_parked_mint_is_ignored() {
         let late = DEADLINE + GRACE;
-        // Although no other mint has probed yet.
+        // Even if no other mint has probed yet.
         let admission = opened();
         advance(Duration::from_secs(6)).await;
         let parked = admit(&admission).expect("the probe");
@@ -397,7 +387,7 @@ mod tests {
         assert!(is_open(&admission));
         assert!(admit(&admission).expect("the next probe").is_probe());
 
-        // Pages that left their mints alone are no outage, nor do they ask for patience.
+        // Mints that are not polled are no outage, and their `Retry-After` does not count.
         let admission = self::admission();
         let parked: Vec<_> = (0..10)
             .map(|_| admit(&admission).expect("admitted"))
@@ -444,7 +434,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_admitted_before_it_opened_says_nothing_afterwards() {
+    async fn mints_that_were_admitted_before_it_opened_are_not_counted_afterwards() {
         let admission = admission();
         let (late_success, late_failure) = (
             admit(&admission).expect("one"),
@@ -480,7 +470,7 @@ mod tests {
         assert!(is_open(&admission));
         assert!(admission.close_for(&secret("another")));
         assert!(!is_open(&admission));
-        // An outage has nothing to do with secrets.
+        // Another secret does not end an outage.
         assert!(!opened().close_for(&secret("another")));
     }
 
@@ -517,7 +507,7 @@ mod tests {
                 Verdict::Refused(&wrong, 1),
                 Some(MintErrorKind::Unauthorized),
             ),
-            // Now it is Released that fails, and the secret may be right by now.
+            // Now Released fails, and the secret may be right.
             (Verdict::Failure, Some(MintErrorKind::CircuitOpen)),
         ] {
             let admission = admission();
@@ -533,7 +523,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_held_as_long_as_was_asked_for() {
+    async fn mints_are_held_for_the_retry_after() {
         let admission = admission();
         let early = [
             admit(&admission).expect("admitted"),
@@ -541,7 +531,7 @@ mod tests {
         ];
         held(&admission, MintErrorKind::RateLimited, 30);
         advance(Duration::from_secs(2)).await;
-        // Mints that were under way neither shorten it, nor does one that it turned away make it longer.
+        // A mint that was under way does not shorten the hold. A mint that the hold turned away does not extend it.
         let [first, second] = early;
         let shorter =
             MintError::new(MintErrorKind::Unavailable).with_retry_after(Duration::from_secs(5));
@@ -622,8 +612,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens in whatever order: at most one probe is under way, nothing passes before its time, and it can
-        /// always be brought back.
+        /// After any steps in any order: at most one probe is under way, no mint is admitted too early, and a success
+        /// still closes the circuit.
         #[test]
         fn its_invariants_hold_under_any_history(steps in prop::collection::vec(any_step(), 0..300)) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();

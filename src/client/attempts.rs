@@ -1,4 +1,4 @@
-//! The attempts of one mint: when to try again, and after how long.
+//! The attempts of one mint: whether to retry, and after how long.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,16 +11,16 @@ use super::config::RetryConfig;
 use super::pool::Allowance;
 use crate::error::{MintError, MintErrorKind};
 
-/// A new attempt is only worth it if this much of the deadline is left for it.
-const WORTH_AN_ATTEMPT: Duration = Duration::from_millis(250);
+/// The time that must be left of the deadline for a retry.
+const MIN_ATTEMPT_TIME: Duration = Duration::from_millis(250);
 
-/// After 429 and 503, which ask for patience, pauses are so many times as long.
-const PATIENCE: u32 = 4;
+/// The factor by which pauses are longer after 429 and 503, with which a server asks for fewer requests.
+const BUSY_FACTOR: u32 = 4;
 
 /// The window of the retry budget.
 const BUDGET_WINDOW: Duration = Duration::from_secs(10);
 
-/// How an attempt failed, and whether another one could succeed.
+/// The error of an attempt, and whether a retry may succeed.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) error: MintError,
@@ -28,23 +28,22 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// Trying again would change nothing.
-    pub(crate) fn lasting(error: impl Into<MintError>) -> Self {
+    pub(crate) fn lasting(error: MintError) -> Self {
         Self {
-            error: error.into(),
+            error,
             is_transient: false,
         }
     }
 
-    pub(crate) fn transient(error: impl Into<MintError>) -> Self {
+    pub(crate) fn transient(error: MintError) -> Self {
         Self {
-            error: error.into(),
+            error,
             is_transient: true,
         }
     }
 
-    /// Whether nothing was heard on the connection, or not to its end. A 408 is an answer.
-    fn is_without_answer(&self) -> bool {
+    /// Returns whether the connection brought no complete answer. A 408 is an answer.
+    fn has_no_answer(&self) -> bool {
         matches!(
             self.error.kind(),
             MintErrorKind::Timeout | MintErrorKind::Interrupted
@@ -52,8 +51,8 @@ impl Failure {
     }
 }
 
-/// Tries again what may succeed, within the deadline and a budget for all mints together: without one, retries would
-/// multiply the load on a Released that is failing under it.
+/// Retries transient failures within the deadline and within a budget that all mints share. Without the budget, retries
+/// would multiply the load on an overloaded Released.
 #[derive(Debug)]
 pub(crate) struct Attempts {
     config: RetryConfig,
@@ -69,18 +68,17 @@ impl Attempts {
         }
     }
 
-    /// Calls `attempt` with 1, 2, 3 until it succeeds, or there is no sense in another one; and with the time until which it
-    /// may take.
-    /// `at_most` so often, if that is less than its own maximum.
+    /// Calls `attempt` until it succeeds or must not be retried, with the attempt's number from 1 and its time limit.
+    /// Makes at most `at_most` attempts, and never more than the configuration allows.
     ///
-    /// Calls `without_answer` after an attempt that timed out or was interrupted, be there another one or not, to let it add
-    /// what it knows to the error. What it returns allows for further attempts before the budget does.
+    /// Calls `on_no_answer` after each attempt that timed out or was interrupted, even the last one. It may add to the
+    /// error. Retries use the allowance that it returns before they use the budget.
     pub(crate) async fn run<T, A>(
         &self,
         deadline: Instant,
         at_most: u32,
         attempt: impl Fn(u32, Instant) -> A,
-        without_answer: impl Fn(&mut MintError) -> Option<Arc<Allowance>>,
+        on_no_answer: impl Fn(&mut MintError) -> Option<Arc<Allowance>>,
     ) -> Result<T, MintError>
     where
         A: Future<Output = Result<T, Failure>>,
@@ -94,11 +92,10 @@ impl Attempts {
                 Ok(Err(failure)) => failure,
                 Err(_elapsed) => Failure::transient(MintError::new(MintErrorKind::Timeout)),
             };
-            let allowance = if failure.is_without_answer() {
-                without_answer(&mut failure.error)
-            } else {
-                None
-            };
+            let no_answer = failure.has_no_answer();
+            let allowance = no_answer
+                .then(|| on_no_answer(&mut failure.error))
+                .flatten();
             match self.pause_after(&failure, number, at_most, deadline, allowance.as_deref()) {
                 Some(pause) => sleep(pause).await,
                 None => return Err(failure.error),
@@ -108,7 +105,7 @@ impl Attempts {
         }
     }
 
-    /// How long to pause before the next attempt, if there is to be one.
+    /// Returns the pause before the next attempt, or `None` if the failure must not be retried.
     fn pause_after(
         &self,
         failure: &Failure,
@@ -128,15 +125,15 @@ impl Attempts {
             .random_pause(number, failure.error.status())
             .max(asked_for);
         let left = deadline.saturating_duration_since(Instant::now());
-        // The allowance and the budget last: neither takes back.
+        // Last, because what was drawn from the allowance or the budget cannot be returned.
         let is_allowed = || allowance.is_some_and(Allowance::draw) || self.budget.withdraw();
-        (pause + WORTH_AN_ATTEMPT <= left && is_allowed()).then_some(pause)
+        (pause + MIN_ATTEMPT_TIME <= left && is_allowed()).then_some(pause)
     }
 
-    /// Full jitter: anything from nothing to the whole, so that those who failed together do not come back together.
+    /// Full jitter: from zero to the whole pause, so that mints that failed together do not retry together.
     fn random_pause(&self, number: u32, status: Option<StatusCode>) -> Duration {
         let factor = match status {
-            Some(StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => PATIENCE,
+            Some(StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => BUSY_FACTOR,
             _ => 1,
         };
         let doubled = 2_u32.saturating_pow(number - 1).saturating_mul(factor);
@@ -167,12 +164,12 @@ mod tests {
         Failure::transient(MintError::new(MintErrorKind::Unavailable))
     }
 
-    /// No pool, as nothing here has one.
+    /// No pool, so no allowance.
     fn nothing(_: &mut MintError) -> Option<Arc<Allowance>> {
         None
     }
 
-    /// Runs attempts that fail as told, and tells the result, the number of attempts and how long they took.
+    /// Runs attempts that fail as `fail` says. Returns whether one succeeded, their number and their time.
     async fn run(
         attempts: &Attempts,
         fail: impl Fn(u32) -> Option<Failure>,
@@ -194,7 +191,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_may_succeed_is_tried_three_times() {
+    async fn transient_failures_are_tried_three_times() {
         assert!(matches!(
             run(&attempts(), |_| None).await,
             (true, 1, Duration::ZERO)
@@ -221,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_lasts_is_not_tried_again() {
+    async fn lasting_failures_are_not_retried() {
         let lasting = |_| Some(Failure::lasting(MintError::new(MintErrorKind::Rejected)));
         assert!(matches!(
             run(&attempts(), lasting).await,
@@ -278,7 +275,7 @@ mod tests {
         let (succeeded, calls, took) =
             run(&attempts(), |number| (number == 1).then(|| throttled(0))).await;
         assert_eq!((succeeded, calls), (true, 2));
-        assert!(took <= RetryConfig::default().first_pause * PATIENCE);
+        assert!(took <= RetryConfig::default().first_pause * BUSY_FACTOR);
         assert!(matches!(
             run(&attempts(), |_| Some(throttled(2))).await,
             (false, 1, Duration::ZERO)
@@ -308,7 +305,7 @@ mod tests {
         let attempts = attempts();
         let calls = Cell::new(0_u32);
         for _ in 0..200 {
-            // Without pauses between the mints, so that none of the budget comes back with time.
+            // Without pauses between the mints, in which the budget would recover.
             let deadline = Instant::now() + DEADLINE;
             let attempt = |_, _| {
                 calls.set(calls.get() + 1);
@@ -316,13 +313,13 @@ mod tests {
             };
             let _ = attempts.run(deadline, u32::MAX, attempt, nothing).await;
         }
-        // A tenth of the 200, and one a second: 10 from the start, and what came with the seconds that the pauses took.
+        // A tenth of the 200, and one a second: 10 from the start, and some for the seconds of the pauses.
         let extra = calls.get() - 200;
         assert!((10..=45).contains(&extra), "{extra} calls more than mints");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn every_attempt_without_an_answer_and_no_other_is_told_of() {
+    async fn only_attempts_without_an_answer_are_reported() {
         let of = |kind| Failure::transient(MintError::new(kind));
         for (failure, times) in [
             (of(MintErrorKind::Timeout), 3),
@@ -336,9 +333,9 @@ mod tests {
                 0,
             ),
         ] {
-            let told = Cell::new(0);
-            let tell = |_: &mut MintError| {
-                told.set(told.get() + 1);
+            let reported = Cell::new(0);
+            let report = |_: &mut MintError| {
+                reported.set(reported.get() + 1);
                 None
             };
             let attempt = |_, _| async {
@@ -348,10 +345,10 @@ mod tests {
                 })
             };
             let result = attempts()
-                .run(Instant::now() + DEADLINE, u32::MAX, attempt, tell)
+                .run(Instant::now() + DEADLINE, u32::MAX, attempt, report)
                 .await;
             assert!(result.is_err());
-            assert_eq!(told.get(), times, "{:?}", failure.error);
+            assert_eq!(reported.get(), times, "{:?}", failure.error);
         }
     }
 
@@ -392,14 +389,14 @@ mod tests {
         #[test]
         fn pauses_are_random_and_bounded(number in 1..40_u32, throttled: bool) {
             let status = throttled.then_some(StatusCode::SERVICE_UNAVAILABLE);
-            // The budget looks at the runtime's clock.
+            // The budget reads the runtime's clock.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             let _entered = runtime.enter();
             prop_assert!(attempts().random_pause(number, status) <= RetryConfig::default().longest_pause);
             prop_assert!(attempts().random_pause(1, None) <= RetryConfig::default().first_pause);
         }
 
-        /// However mints fail, succeed and are spread over time, the budget is kept.
+        /// No history of mints exceeds the budget.
         #[test]
         fn the_budget_is_kept_under_any_history(mints in prop::collection::vec((0..4_u32, 0..300_u64), 1..120)) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
@@ -418,8 +415,8 @@ mod tests {
                 }
                 (calls.get(), u32::try_from(mints.len()).unwrap(), start.elapsed())
             });
-            // Ten in every window come on top of the tenth. Tower's budget moves on by two of its ten slots where a slot is
-            // over for a moment already, so its ten seconds may be five; and one more window may touch the whole time.
+            // In each window, ten retries come on top of the tenth. Tower's budget can skip two of its ten slots at
+            // once, so a window of ten seconds may last only five. One more window may overlap the whole time.
             let windows = 2 + u32::try_from(took.as_secs() / 5).unwrap();
             prop_assert!(calls - firsts <= firsts / 10 + 1 + windows * 10, "{calls} calls for {firsts} mints in {took:?}");
         }

@@ -1,4 +1,4 @@
-//! Everything that can be chosen of a client.
+//! The builder of a client.
 
 use std::env::{self, VarError};
 use std::fmt;
@@ -14,7 +14,7 @@ use tower::{BoxError, Service};
 use super::admission::Admission;
 use super::attempts::Attempts;
 use super::config::{CircuitConfig, LONGEST, RetryConfig};
-use super::config_error::{Cause, ConfigError};
+use super::config_error::{ConfigError, ConfigErrorKind};
 use super::endpoint::Endpoint;
 use super::exchange::Exchange;
 use super::limit::{Limit, QUEUE_WAIT};
@@ -26,10 +26,10 @@ use super::transport::{Transport, hyper};
 use super::wire::TokenApi;
 use super::{ReleasedClient, metrics};
 
-/// How long a page waits for its token, everything included: more than that a person takes for a broken page.
+/// The longest that a page waits for its token. After more than that, a user takes the page for broken.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(3);
 
-/// How many mints may be in flight: at a tenth of a second each, more than a thousand pages a second.
+/// The limit of mints in flight. At a tenth of a second each, it allows more than a thousand pages a second.
 const DEFAULT_MAX_IN_FLIGHT: usize = 128;
 
 /// Builds a [`ReleasedClient`]; see [`ReleasedClient::builder`].
@@ -63,10 +63,11 @@ impl ReleasedClientBuilder {
         }
     }
 
-    /// Sets the URL of the token API: of a proxy of yours, or of a [`FakeReleased`](crate::testing::FakeReleased). Default: the
-    /// URL that Released documents for the [`api`](Self::api).
+    /// Sets the URL of the token API, for a proxy of yours or a [`FakeReleased`](crate::testing::FakeReleased).
+    /// Default: the URL that Released documents for the [`api`](Self::api).
     ///
-    /// It must be `https`, or `http` to 127.0.0.0/8, `[::1]` or `localhost`, without user name, query or fragment.
+    /// It must be `https`, or `http` to 127.0.0.0/8, `[::1]` or `localhost`. It must not have a user name, a query or a
+    /// fragment.
     pub fn endpoint(mut self, url: impl Into<String>) -> Self {
         self.endpoint = Some(url.into());
         self
@@ -78,7 +79,7 @@ impl ReleasedClientBuilder {
         self
     }
 
-    /// Sets how long a mint may take, from the call to the token, with all its attempts, pauses and queues. Default: 3 seconds.
+    /// Sets how long a mint may take, including its attempts, pauses and queues. Default: 3 seconds.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline.min(LONGEST);
         self
@@ -86,14 +87,14 @@ impl ReleasedClientBuilder {
 
     /// Sets how many mints may be in flight at once. Default: 128. Zero counts as one.
     ///
-    /// A further mint waits for 50 milliseconds. Then it fails with
+    /// A further mint waits for at most 50 milliseconds. Then it fails with
     /// [`MintErrorKind::Overloaded`](crate::MintErrorKind::Overloaded).
     pub fn max_in_flight(mut self, mints: usize) -> Self {
         self.max_in_flight = mints;
         self
     }
 
-    /// Sets how often a mint is attempted, for how long, and with which pauses. Default: 3 attempts of 1.5 seconds; see
+    /// Sets the number of attempts, their time limit and their pauses. Default: 3 attempts of 1.5 seconds; see
     /// [`RetryConfig`].
     pub fn retry(mut self, retry: RetryConfig) -> Self {
         self.retry = retry;
@@ -107,28 +108,30 @@ impl ReleasedClientBuilder {
         self
     }
 
-    /// Sets how long a mint waits for a place, for tests on busy machines.
+    /// Sets how long a mint waits for a place. For tests on busy machines.
     #[cfg(all(test, feature = "testing"))]
     pub(crate) fn queue_wait(mut self, wait: Duration) -> Self {
         self.queue_wait = wait;
         self
     }
 
-    /// Sends requests with this service, for certificates, proxies or connections of your own. Default: hyper's client, with TLS by
-    /// the feature `rustls` or `native-tls`.
+    /// Sends requests with this service, for certificates, proxies or connections of your own. Default: hyper's client,
+    /// with TLS by the feature `rustls` or `native-tls`.
     ///
-    /// Any `tower::Service` over `http`'s types will do: hyper's client, a `reqwest::Client` (see `http_client`, with the feature
-    /// `reqwest`), or either behind layers of tower's. Clients that are given clones of one service share its connections.
+    /// It can be any `tower::Service` over `http`'s types: hyper's client, a `reqwest::Client` (see `http_client`, with
+    /// the feature `reqwest`), or either of them behind tower layers. Clients with clones of one service share its
+    /// connections.
     ///
-    /// The service is responsible for what it does with a request. It must not follow redirects, which would send the
-    /// user's e-mail address elsewhere, nor log the `Authorization` header, nor decompress replies. The attempt's time limit
-    /// applies to it; a connect timeout, `Host` and `User-Agent` are its own.
+    /// The service must not follow redirects, which would send the user's e-mail address elsewhere. It must not log the
+    /// `Authorization` header, and must not decompress replies. The attempt's time limit applies to it. It sets its own
+    /// connect timeout, `Host` and `User-Agent`.
     ///
     /// # Dead connections
     ///
-    /// The failover of a load balancer can leave idle connections that never answer again. After a timeout or an interruption the
-    /// client replaces the default service, and its next attempt opens a new connection. It never replaces a service of yours,
-    /// so each dead connection in its pool costs one attempt. Keep few idle connections in it, or none.
+    /// The failover of a load balancer can leave idle connections that never answer again. After a timeout or an
+    /// interruption, the client replaces the default service, and its next attempt opens a new connection. It never
+    /// replaces your service, so each dead connection in its pool costs one attempt. Keep few idle connections in it,
+    /// or none.
     ///
     /// # Example
     ///
@@ -162,26 +165,30 @@ impl ReleasedClientBuilder {
         self
     }
 
-    /// Sends requests with this `reqwest::Client`: [`http_service`](Self::http_service) for a client that is not a service over
-    /// `http`'s types itself. It costs more instructions than the default.
+    /// Sends requests with this `reqwest::Client`; see [`http_service`](Self::http_service). It costs more instructions
+    /// than the default.
     ///
-    /// Switch off redirects (`redirect(Policy::none())`) and `connection_verbose`, which logs the secret. Keep its pool small
-    /// with `pool_max_idle_per_host`; see *Dead connections* there.
+    /// Switch off redirects (`redirect(Policy::none())`) and `connection_verbose`, which logs the secret. Keep its pool
+    /// small with `pool_max_idle_per_host`; see *Dead connections* there.
     #[cfg(feature = "reqwest")]
     #[cfg_attr(docsrs, doc(cfg(feature = "reqwest")))]
     pub fn http_client(self, client: reqwest::Client) -> Self {
         self.http_service(super::transport::reqwest::Reqwest(client))
     }
 
-    /// Checks everything and builds the client. Nothing is sent.
+    /// Checks the settings and builds the client. Sends nothing.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] tells what is wrong. It never holds the secret.
+    /// [`ConfigError`] says which setting is wrong, and what to do.
     pub fn build(self) -> Result<ReleasedClient, ConfigError> {
         let account_id = self.account_id.trim().to_owned();
         if account_id.is_empty() || account_id.contains(char::is_control) {
-            return Err(Cause::AccountId.into());
+            return Err(ConfigError::new(
+                ConfigErrorKind::AccountId,
+                "the account id (RELEASED_ACCOUNT_ID) is empty or has control characters in it; copy it again from \
+                 Released's settings, under User verification",
+            ));
         }
         let secret = Secret::new(self.secret)?;
         let endpoint = Endpoint::parse(
@@ -190,7 +197,7 @@ impl ReleasedClientBuilder {
                 .unwrap_or(self.api.documented_url()),
         )?;
         let pools = match self.transport {
-            Some(transport) => Pools::only(transport),
+            Some(transport) => Pools::fixed(transport),
             None => hyper::pools(&endpoint)?,
         };
         metrics::describe();
@@ -207,29 +214,46 @@ impl ReleasedClientBuilder {
         })
     }
 
-    /// Reads the variables that Released's own examples use, and the one for the URL.
+    /// Creates a builder from variables, with the names that Released's own examples use.
     pub(crate) fn from_variables(
         variable: impl Fn(&str) -> Result<String, VarError>,
     ) -> Result<Self, ConfigError> {
         let read = |name: &'static str| match variable(name) {
-            // Compose files set what is left open to nothing.
+            // A Compose file sets a variable without a value to an empty string.
             Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
             Err(VarError::NotPresent) => Ok(None),
-            Err(VarError::NotUnicode(_)) => Err(ConfigError::from(Cause::VariableNotUnicode(name))),
+            Err(VarError::NotUnicode(_)) => Err(ConfigError::new(
+                ConfigErrorKind::InvalidVariable,
+                format!(
+                    "the environment variable {name} is not Unicode; copy its value again from Released's settings"
+                ),
+            )),
         };
-        let require = |name: &'static str| {
-            read(name)?.ok_or_else(|| ConfigError::from(Cause::MissingVariable(name)))
+        let missing = |name: &'static str| {
+            ConfigError::new(
+                ConfigErrorKind::MissingVariable,
+                format!(
+                    "the environment variable {name} is not set, or empty; its value is in Released's settings, under \
+                     User verification"
+                ),
+            )
         };
 
-        let account_id = require("RELEASED_ACCOUNT_ID")?;
+        let account_id =
+            read("RELEASED_ACCOUNT_ID")?.ok_or_else(|| missing("RELEASED_ACCOUNT_ID"))?;
         let secret = match (
             read("RELEASED_SHARED_SECRET")?,
             read("RELEASED_SHARED_SECRET_FILE")?,
         ) {
             (Some(secret), None) => secret.into(),
             (None, Some(path)) => SecretFile::open(path)?.into(),
-            (Some(_), Some(_)) => return Err(Cause::AmbiguousSecret.into()),
-            (None, None) => return Err(Cause::MissingVariable("RELEASED_SHARED_SECRET").into()),
+            (Some(_), Some(_)) => {
+                return Err(ConfigError::new(
+                    ConfigErrorKind::AmbiguousSecret,
+                    "both RELEASED_SHARED_SECRET and RELEASED_SHARED_SECRET_FILE are set; unset one of them",
+                ));
+            }
+            (None, None) => return Err(missing("RELEASED_SHARED_SECRET")),
         };
         let mut builder = Self::new(account_id, secret);
         builder.endpoint = read("RELEASED_TOKEN_URL")?;
@@ -259,7 +283,7 @@ impl ReleasedClientBuilder {
     }
 }
 
-// By hand, for an endpoint that was not looked at yet may have a password in it.
+// By hand, because an endpoint that was not checked yet may contain a password.
 impl fmt::Debug for ReleasedClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReleasedClientBuilder")
@@ -271,7 +295,6 @@ impl fmt::Debug for ReleasedClientBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::ConfigErrorKind;
     use crate::client::transport::hyper::{CONNECT_TIMEOUT, IDLE_TIMEOUT, MAX_IDLE};
 
     fn from(variables: &[(&str, &str)]) -> Result<ReleasedClient, ConfigError> {
@@ -326,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_from_the_environment_is_named() {
+    fn errors_name_the_variable_that_is_missing_or_wrong() {
         let error = from(&[SECRET]).expect_err("no account");
         assert!(error.to_string().contains("RELEASED_ACCOUNT_ID"), "{error}");
         let error = from(&[ACCOUNT]).expect_err("no secret");
@@ -378,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_the_secret_is_in_a_builder_or_an_error() {
+    fn neither_a_builder_nor_an_error_shows_the_secret() {
         let builder =
             ReleasedClient::builder("acc", "s3cret").endpoint("http://s3cret@example.com");
         assert!(!format!("{builder:?}").contains("s3cret"));
@@ -401,7 +424,7 @@ mod tests {
 
     #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
     #[test]
-    fn https_without_tls_is_told_before_any_call() {
+    fn building_for_https_without_tls_fails() {
         let error = ReleasedClient::new("acc", "s3cret").expect_err("no TLS");
         assert_eq!(error.kind(), ConfigErrorKind::NoTls);
     }

@@ -1,5 +1,4 @@
-//! What mints have told of Released, and whether the next one may ask. No lock is in here, and nothing is logged on the way: an
-//! [`Event`] is logged when the lock is free.
+//! The circuit's state and its rules. Nothing in here locks or logs: an [`Event`] is logged when the lock is free.
 
 use std::time::Duration;
 
@@ -12,33 +11,33 @@ use super::window::Window;
 use crate::error::{MintError, MintErrorKind};
 use crate::telemetry::{info, warn};
 
-/// How far the time that the circuit stays open varies in both directions, so that servers do not probe in step.
+/// The part by which the time that the circuit stays open varies, so that servers do not probe together.
 const JITTER: f64 = 0.2;
 
-/// After how long to try again while a probe is under way: its answer is due any moment.
+/// The `retry_after` of mints that fail while a probe is under way. Most probes end sooner.
 pub(crate) const PROBE_TAKES: Duration = Duration::from_secs(1);
 
-/// What a mint tells about Released.
+/// What the end of a mint says about Released.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Verdict<'a> {
-    /// It works.
     Success,
-    /// It does not: no connection, no answer, or a 5xx.
+    /// No connection, no answer, or a 5xx.
     Failure,
-    /// It works, but not for everybody: counts towards the rate, not towards the row.
+    /// A 429. It counts towards the failing part, but not as a failure in a row: Released works.
     Throttled,
-    /// It answered 401 to this secret, for the user of this hash; see `Admission::refused`.
+    /// A 401 to this secret, for the user with this hash; see `Admission::refused`.
     Refused(&'a SharedSecret, u64),
-    /// It answered, and the answer says nothing about its health.
+    /// Any other end, such as a 400. It is not counted, but a probe with it closes the circuit.
     Unrelated,
 }
 
-/// All that mints have told so far.
+/// The circuit, the hold, and the mints that led to them.
 #[derive(Debug)]
 pub(crate) struct State {
+    config: CircuitConfig,
     circuit: Circuit,
     hold: Option<Hold>,
-    /// Changes whenever the circuit does: what was admitted before says nothing of what is now.
+    /// Changes with the circuit. A mint that was admitted in another era does not count.
     pub(crate) era: u64,
     failures_in_a_row: u32,
     window: Window,
@@ -46,7 +45,7 @@ pub(crate) struct State {
     /// The user of the last probe that was refused.
     refused_probe: Option<u64>,
     next_open: Duration,
-    /// For which reason the gauge counts this client.
+    /// The reason under which the gauge counts this client.
     pub(crate) counted: Option<CircuitReason>,
     pub(crate) last_success: Option<Instant>,
     pub(crate) last_error: Option<(MintErrorKind, Instant)>,
@@ -55,19 +54,19 @@ pub(crate) struct State {
 #[derive(Clone, Copy, Debug)]
 enum Circuit {
     Closed,
-    /// Nothing passes until then; afterwards, one probe.
+    /// Mints fail until then. The first one after that probes.
     Open {
         until: Instant,
         reason: CircuitReason,
     },
-    /// The probe is under way. It is lost if it has not reported until then, and the next mint probes.
+    /// A probe is under way. If it has not reported by `lost_at`, the next mint probes.
     Probing {
         lost_at: Instant,
         reason: CircuitReason,
     },
 }
 
-/// Released asked to be left alone until then, with an error of this kind.
+/// Released asked to wait until then, in an answer with this error.
 #[derive(Clone, Copy, Debug)]
 struct Hold {
     until: Instant,
@@ -80,11 +79,11 @@ struct Refusals {
     secret: SharedSecret,
     in_a_row: u32,
     first_user: u64,
-    /// Whether they concern more than one user: one alone may be refused for their own sake.
+    /// Whether more than one user was refused. Refusals of a single user may be due to that user.
     of_several: bool,
 }
 
-/// What there is to say of a change.
+/// A change of the circuit or of the hold, to be logged.
 #[derive(Debug)]
 pub(crate) enum Event {
     Opened {
@@ -102,7 +101,7 @@ pub(crate) enum Event {
 }
 
 impl State {
-    pub(crate) fn new(config: &CircuitConfig) -> Self {
+    pub(crate) fn new(config: CircuitConfig) -> Self {
         Self {
             circuit: Circuit::Closed,
             hold: None,
@@ -115,28 +114,28 @@ impl State {
             counted: None,
             last_success: None,
             last_error: None,
+            config,
         }
     }
 
-    /// Whether a mint may pass, and whether it is a probe.
+    /// Returns whether the mint is a probe, or the error with which it fails at once. A probe is lost at `expires`.
     pub(crate) fn admit(&mut self, now: Instant, expires: Instant) -> Result<bool, MintError> {
         self.check_hold(now)?;
-        let (reason, left) = match self.circuit {
-            Circuit::Closed => return Ok(false),
-            Circuit::Open { until, reason } => (reason, until.saturating_duration_since(now)),
-            Circuit::Probing { lost_at, reason } if now < lost_at => (reason, PROBE_TAKES),
-            Circuit::Probing { reason, .. } => (reason, Duration::ZERO),
+        let (reason, left) = match self.circuit_state(now) {
+            CircuitState::Closed => return Ok(false),
+            CircuitState::Open { reason, remaining } => (reason, remaining),
+            CircuitState::Probing { reason } => (reason, PROBE_TAKES),
         };
         if left.is_zero() {
             self.circuit = Circuit::Probing {
                 lost_at: expires,
                 reason,
             };
-            // Not the era of the probe that was lost.
+            // A lost probe must not count any more.
             self.era += 1;
             return Ok(true);
         }
-        // Not `CircuitOpen` for a secret that is refused: this text names the cure.
+        // Not `CircuitOpen` for a refused secret: the text of `Unauthorized` names the cure.
         let kind = match reason {
             CircuitReason::Refused => MintErrorKind::Unauthorized,
             CircuitReason::Failing | CircuitReason::Throttled => MintErrorKind::CircuitOpen,
@@ -144,24 +143,15 @@ impl State {
         Err(MintError::turned_away(kind, left))
     }
 
-    pub(crate) fn check_hold(&mut self, now: Instant) -> Result<(), MintError> {
-        let Some(Hold { until, kind }) = self.hold else {
-            return Ok(());
-        };
-        let left = until.saturating_duration_since(now);
-        if left.is_zero() {
-            self.hold = None;
-            return Ok(());
+    pub(crate) fn check_hold(&self, now: Instant) -> Result<(), MintError> {
+        match self.held(now) {
+            Some(Hold { until, kind }) => Err(MintError::turned_away(kind, until - now)),
+            None => Ok(()),
         }
-        Err(MintError::turned_away(kind, left))
     }
 
-    pub(crate) fn judge(
-        &mut self,
-        verdict: Verdict<'_>,
-        now: Instant,
-        config: &CircuitConfig,
-    ) -> Option<Event> {
+    /// Counts the end of a mint that was not a probe.
+    pub(crate) fn record(&mut self, verdict: Verdict<'_>, now: Instant) -> Option<Event> {
         match verdict {
             Verdict::Success => {
                 self.failures_in_a_row = 0;
@@ -174,90 +164,77 @@ impl State {
             }
             Verdict::Throttled => self.window.add(now, true),
             Verdict::Refused(secret, user) => {
-                let refusals = self.refuse(secret, user);
-                let are_many = refusals.of_several && refusals.in_a_row >= config.failures_in_a_row;
-                return are_many.then(|| self.open(CircuitReason::Refused, now, config));
+                let limit = self.config.failures_in_a_row;
+                let refusals = self.count_refusal(secret, user);
+                let are_many = refusals.of_several && refusals.in_a_row >= limit;
+                return are_many.then(|| self.open(CircuitReason::Refused, now));
             }
             Verdict::Unrelated => return None,
         }
-        let is_failing = self.failures_in_a_row >= config.failures_in_a_row
-            || self
-                .window
-                .is_failing(now, config.failing_part, config.of_at_least);
-        is_failing.then(|| self.open(CircuitReason::Failing, now, config))
+        let CircuitConfig {
+            failures_in_a_row,
+            failing_part,
+            of_at_least,
+            ..
+        } = self.config;
+        let is_failing = self.failures_in_a_row >= failures_in_a_row
+            || self.window.is_failing(now, failing_part, of_at_least);
+        is_failing.then(|| self.open(CircuitReason::Failing, now))
     }
 
-    pub(crate) fn judge_by_probe(
-        &mut self,
-        verdict: Verdict<'_>,
-        now: Instant,
-        config: &CircuitConfig,
-    ) -> Option<Event> {
+    /// Opens or closes the circuit with the end of a probe.
+    pub(crate) fn record_probe(&mut self, verdict: Verdict<'_>, now: Instant) -> Option<Event> {
         let reason = self.circuit.reason()?;
-        let is_the_refused = |secret: &SharedSecret| {
-            reason == CircuitReason::Refused
-                && self
-                    .refusals
-                    .as_ref()
-                    .is_some_and(|refused| refused.secret == *secret)
-        };
         match verdict {
-            // Whatever opened it: now it is Released that fails.
+            // Whatever opened the circuit, now Released fails.
             Verdict::Failure | Verdict::Throttled => {
-                return Some(self.open(CircuitReason::Failing, now, config));
+                return Some(self.open(CircuitReason::Failing, now));
             }
-            // One user may be refused for their own sake, and come back often enough to be every probe: the next mint
-            // probes at once.
-            Verdict::Refused(secret, user)
-                if is_the_refused(secret) && self.refused_probe == Some(user) =>
-            {
-                self.circuit = Circuit::Open { until: now, reason };
-                self.era += 1;
-                return None;
-            }
-            Verdict::Refused(secret, user) if is_the_refused(secret) => {
+            Verdict::Refused(secret, user) if self.refused_secret() == Some(secret) => {
+                if self.refused_probe == Some(user) {
+                    // A single user may be refused, and return often enough to be every probe. So the next mint probes
+                    // at once.
+                    self.circuit = Circuit::Open { until: now, reason };
+                    self.era += 1;
+                    return None;
+                }
                 self.refused_probe = Some(user);
-                return Some(self.open(reason, now, config));
+                return Some(self.open(reason, now));
             }
-            // The first refusal of what may become a row of them; but an answer.
+            // Released works. This is the first refusal of a new row.
             Verdict::Refused(secret, user) => {
-                self.close(now, config);
-                self.refuse(secret, user);
+                self.close(now);
+                self.count_refusal(secret, user);
             }
-            // Any other answer is a sign of life.
-            Verdict::Success | Verdict::Unrelated => self.close(now, config),
+            // Any other answer shows that Released works.
+            Verdict::Success | Verdict::Unrelated => self.close(now),
         }
         Some(Event::Closed { reason })
     }
 
-    /// One refusal more in the row, or the first of a new one.
-    fn refuse(&mut self, secret: &SharedSecret, user: u64) -> &Refusals {
-        let before = self
-            .refusals
-            .take()
-            .filter(|before| before.secret == *secret);
-        self.refusals.insert(match before {
-            Some(Refusals {
-                secret,
-                in_a_row,
-                first_user,
-                of_several,
-            }) => Refusals {
-                secret,
-                in_a_row: in_a_row.saturating_add(1),
-                first_user,
-                of_several: of_several || first_user != user,
-            },
-            None => Refusals {
+    /// Adds a refusal to the row, or starts a new row if the secret is another one.
+    fn count_refusal(&mut self, secret: &SharedSecret, user: u64) -> &Refusals {
+        let before = self.refusals.take();
+        let mut refusals = before
+            .filter(|before| before.secret == *secret)
+            .unwrap_or_else(|| Refusals {
                 secret: secret.clone(),
-                in_a_row: 1,
+                in_a_row: 0,
                 first_user: user,
                 of_several: false,
-            },
-        })
+            });
+        refusals.in_a_row = refusals.in_a_row.saturating_add(1);
+        refusals.of_several |= refusals.first_user != user;
+        self.refusals.insert(refusals)
     }
 
-    fn open(&mut self, reason: CircuitReason, now: Instant, config: &CircuitConfig) -> Event {
+    /// Returns the secret whose refusals opened the circuit.
+    fn refused_secret(&self) -> Option<&SharedSecret> {
+        let refusals = self.refusals.as_ref()?;
+        (self.circuit.reason() == Some(CircuitReason::Refused)).then_some(&refusals.secret)
+    }
+
+    fn open(&mut self, reason: CircuitReason, now: Instant) -> Event {
         let open_for = self
             .next_open
             .mul_f64(1.0 - JITTER + 2.0 * JITTER * fastrand::f64());
@@ -266,73 +243,63 @@ impl State {
             reason,
         };
         self.era += 1;
-        self.next_open = self.next_open.saturating_mul(2).min(config.longest_open);
+        self.next_open = self
+            .next_open
+            .saturating_mul(2)
+            .min(self.config.longest_open);
         Event::Opened { reason, open_for }
     }
 
-    /// Closes it if it is open because another secret than this one was refused.
-    pub(crate) fn close_for(
-        &mut self,
-        secret: &SharedSecret,
-        now: Instant,
-        config: &CircuitConfig,
-    ) -> Option<Event> {
-        let is_another = self.circuit.reason() == Some(CircuitReason::Refused)
-            && self
-                .refusals
-                .as_ref()
-                .is_some_and(|refusals| refusals.secret != *secret);
+    /// Closes the circuit if refusals of another secret than this one opened it.
+    pub(crate) fn close_for(&mut self, secret: &SharedSecret, now: Instant) -> Option<Event> {
+        let is_another = self
+            .refused_secret()
+            .is_some_and(|refused| refused != secret);
         is_another.then(|| {
-            self.close(now, config);
+            self.close(now);
             Event::SecretChanged
         })
     }
 
-    /// A probe of this era goes away without an answer: the next mint probes.
+    /// Lets the next mint probe, because the probe of this era was dropped.
     pub(crate) fn give_up_probe(&mut self, era: u64, now: Instant) {
         if let (Circuit::Probing { reason, .. }, true) = (self.circuit, self.era == era) {
             self.circuit = Circuit::Open { until: now, reason };
         }
     }
 
-    fn close(&mut self, now: Instant, config: &CircuitConfig) {
+    fn close(&mut self, now: Instant) {
         self.circuit = Circuit::Closed;
         self.era += 1;
         self.failures_in_a_row = 0;
         self.window = Window::new(now);
         self.refusals = None;
         self.refused_probe = None;
-        self.next_open = config.first_open;
+        self.next_open = self.config.first_open;
     }
 
-    /// Lets nothing pass for as long as Released's answer asked for. Never shortens what was asked for before.
+    /// Lets mints fail at once for the error's `Retry-After`. Never shortens an earlier one.
     pub(crate) fn hold_for(&mut self, error: &MintError, now: Instant) -> Option<Event> {
         let delay = error.retry_after().filter(|delay| !delay.is_zero())?;
         let (until, kind) = (now + delay, error.kind());
-        let before = self.hold.filter(|hold| hold.until > now);
+        let before = self.held(now);
         if before.is_some_and(|hold| hold.until >= until) {
             return None;
         }
         self.hold = Some(Hold { until, kind });
-        // Once for each time of waiting, not for each of the mints that were under way when it began.
+        // Logged once for each hold, not for each of the mints that were under way when it began.
         before.is_none().then_some(Event::Held {
             kind,
             open_for: delay,
         })
     }
 
-    /// Why mints are turned away, if they are.
-    pub(crate) fn reason(&self, now: Instant) -> Option<CircuitReason> {
-        let is_held = self.hold.is_some_and(|hold| hold.until > now);
-        if is_held {
-            Some(CircuitReason::Throttled)
-        } else {
-            self.circuit.reason()
-        }
+    fn held(&self, now: Instant) -> Option<Hold> {
+        self.hold.filter(|hold| hold.until > now)
     }
 
-    pub(crate) fn told(&self, now: Instant) -> CircuitState {
-        if let Some(hold) = self.hold.filter(|hold| hold.until > now) {
+    pub(crate) fn circuit_state(&self, now: Instant) -> CircuitState {
+        if let Some(hold) = self.held(now) {
             return CircuitState::Open {
                 reason: CircuitReason::Throttled,
                 remaining: hold.until - now,
@@ -340,16 +307,17 @@ impl State {
         }
         match self.circuit {
             Circuit::Closed => CircuitState::Closed,
-            Circuit::Open { until, reason } => CircuitState::Open {
-                reason,
-                remaining: until.saturating_duration_since(now),
-            },
             Circuit::Probing { lost_at, reason } if now < lost_at => {
                 CircuitState::Probing { reason }
             }
-            Circuit::Probing { reason, .. } => CircuitState::Open {
+            // From `lost_at` on, the next mint probes.
+            Circuit::Probing {
+                lost_at: until,
                 reason,
-                remaining: Duration::ZERO,
+            }
+            | Circuit::Open { until, reason } => CircuitState::Open {
+                reason,
+                remaining: until.saturating_duration_since(now),
             },
         }
     }
@@ -365,7 +333,7 @@ impl Circuit {
 }
 
 impl Event {
-    pub(crate) fn tell(self) {
+    pub(crate) fn log(self) {
         match self {
             Self::Opened {
                 reason: CircuitReason::Refused,

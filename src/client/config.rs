@@ -1,14 +1,14 @@
-//! What can be chosen of the retries and of the circuit breaker.
+//! The settings of the retries and of the circuit breaker.
 
 use std::time::Duration;
 
-/// Longer durations make no sense, and are more than clocks can add.
+/// The longest duration of any setting. `Instant` cannot add much longer ones.
 pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// How a [`ReleasedClient`](crate::ReleasedClient) retries; set with [`retry`](super::ReleasedClientBuilder::retry).
+/// Sets how a [`ReleasedClient`](crate::ReleasedClient) retries; see [`retry`](super::ReleasedClientBuilder::retry).
 ///
-/// Retried is what may pass: no connection, a broken one, no answer, and the statuses 408, 425, 429, 500, 502, 503 and 504. A
-/// retry must fit into the deadline with 250 milliseconds left for it, and into the [`budget`](Self::budget).
+/// The client retries after a failed or broken connection, after a timeout, and after the statuses 408, 425, 429, 500,
+/// 502, 503 and 504. A retry needs 250 milliseconds of the deadline, and a place in the [`budget`](Self::budget).
 ///
 /// Durations of more than a year count as a year.
 ///
@@ -24,26 +24,27 @@ pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct RetryConfig {
-    /// How often a mint is attempted, the first attempt included. Default: 3, as more would rarely help. Zero counts as one.
+    /// The number of attempts of a mint, including the first. Default: 3. More would rarely help. Zero counts as one.
     pub max_attempts: u32,
-    /// How long one attempt may take, its connection and its body included. Default: 1.5 seconds, so that two attempts that
-    /// stall fit into the default deadline.
+    /// How long one attempt may take, including its connection and its body. Default: 1.5 seconds, so that two attempts
+    /// that stall fit into the default deadline.
     pub attempt_timeout: Duration,
-    /// The longest pause before the second attempt. Default: 50 milliseconds, which a person does not notice. The pause is a
-    /// random part of it, so that mints that failed together do not come back together. It doubles with each attempt, and is
-    /// four times as long after 429 and 503.
-    pub first_pause: Duration,
-    /// The longest pause before any attempt. Default: 400 milliseconds, so that the deadline is spent on attempts and not on
-    /// pauses.
-    pub longest_pause: Duration,
-    /// The longest `Retry-After` that a mint waits for. Default: 1 second, a third of the default deadline. For a longer
-    /// one the mint fails, and all mints with it, until then or for 30 seconds.
-    pub longest_retry_after: Duration,
-    /// How many retries there may be within ten seconds, as a fraction of the mints. One retry a second comes on top. Default:
-    /// 0.1, so that Released gets a tenth more requests while it is failing and not three times as many.
+    /// The longest pause before the second attempt. Default: 50 milliseconds, which a user does not notice.
     ///
-    /// Below 1, it is taken for the next larger fraction with 1 above the line: 0.4 counts as a half. Less than 0 counts as 0,
-    /// more than 10 as 10.
+    /// The pause is a random part of it, so that mints that failed together do not retry together. It doubles with each
+    /// attempt, and is four times as long after 429 and 503.
+    pub first_pause: Duration,
+    /// The longest pause before any attempt. Default: 400 milliseconds, so that attempts take most of the deadline.
+    pub longest_pause: Duration,
+    /// The longest `Retry-After` that a mint waits for. Default: 1 second, a third of the default deadline.
+    ///
+    /// After a longer one, the mint fails. All mints fail at once until that time, but for at most 30 seconds.
+    pub longest_retry_after: Duration,
+    /// The number of retries within ten seconds, as a fraction of the mints. One retry a second comes on top. Default:
+    /// 0.1, so that a failing Released gets a tenth more requests, not three times as many.
+    ///
+    /// Below 1, it is rounded up to 1/2, 1/3, 1/4 and so on: 0.4 counts as 1/2. Less than 0 counts as 0, more than 10
+    /// as 10.
     pub budget: f32,
 }
 
@@ -68,7 +69,7 @@ impl RetryConfig {
             first_pause: self.first_pause.min(LONGEST),
             longest_pause: self.longest_pause.min(LONGEST),
             longest_retry_after: self.longest_retry_after.min(LONGEST),
-            // What `TpsBudget` takes without a panic.
+            // `TpsBudget` panics for a larger or a negative budget.
             budget: if self.budget.is_nan() {
                 0.0
             } else {
@@ -78,12 +79,12 @@ impl RetryConfig {
     }
 }
 
-/// When the circuit breaker of a [`ReleasedClient`](crate::ReleasedClient) opens, and for how long; set with
+/// Sets when the circuit breaker of a [`ReleasedClient`](crate::ReleasedClient) opens, and for how long; see
 /// [`circuit`](super::ReleasedClientBuilder::circuit).
 ///
-/// While it is open, mints fail at once and Released is left alone. Then one mint probes: its success closes the circuit, its
-/// failure keeps it open for twice as long. With [`failures_in_a_row`](Self::failures_in_a_row) and
-/// [`of_at_least`](Self::of_at_least) both at `u32::MAX`, it never opens.
+/// While it is open, mints fail at once. Then one mint probes: its success closes the circuit, its failure keeps it
+/// open for twice as long. The circuit never opens if [`failures_in_a_row`](Self::failures_in_a_row) and
+/// [`of_at_least`](Self::of_at_least) are both `u32::MAX`.
 ///
 /// Durations of more than a year count as a year.
 ///
@@ -100,21 +101,21 @@ impl RetryConfig {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct CircuitConfig {
-    /// How many mints must fail in a row to open it. Default: 5, which is more than a passing fault of the network. Zero counts
-    /// as one.
-    ///
-    /// It opens, too, when Released answers 401 to the same secret so many times in a row, for at least two users.
-    pub failures_in_a_row: u32,
-    /// Which part of the mints within ten seconds must fail to open it, from 0 to 1. Default: 0.5, for an outage that lets some
-    /// mints through.
-    pub failing_part: f32,
-    /// Of how many mints within ten seconds that part is taken, at least. Default: 20, as a part of fewer says nothing. Zero
+    /// The number of failures in a row that opens it. Default: 5, more than a short fault of the network causes. Zero
     /// counts as one.
+    ///
+    /// It also opens when Released answers 401 to the same secret so many times in a row, for at least two users.
+    pub failures_in_a_row: u32,
+    /// The part of the mints within ten seconds, from 0 to 1, whose failure opens it. Default: 0.5, for an outage in
+    /// which some mints succeed.
+    pub failing_part: f32,
+    /// The number of mints within ten seconds from which on [`failing_part`](Self::failing_part) counts. Default: 20,
+    /// because the part of fewer mints is random. Zero counts as one.
     pub of_at_least: u32,
-    /// How long it stays open at first, give or take a fifth. Default: 5 seconds, which a restart of a server takes.
+    /// How long it stays open at first, plus or minus a fifth. Default: 5 seconds, which a restart of a server takes.
     pub first_open: Duration,
-    /// How long it stays open at most, give or take a fifth. Default: 60 seconds, so that tokens are back within a minute
-    /// of Released.
+    /// How long it stays open at most, plus or minus a fifth. Default: 60 seconds, so that tokens return within a
+    /// minute after Released does.
     pub longest_open: Duration,
 }
 

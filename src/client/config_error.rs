@@ -1,7 +1,8 @@
-//! What can be wrong with a client's configuration.
+//! The error of a client's configuration.
 
+use std::borrow::Cow;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tower::BoxError;
 
@@ -9,10 +10,9 @@ use super::endpoint::InvalidEndpoint;
 use super::secret::InvalidSecret;
 use super::secret_file::SecretFileError;
 
-/// What is wrong with a client's configuration.
+/// Says what is wrong with a client's configuration, and what to do.
 ///
-/// [`kind`](Self::kind) says what it concerns. The text says the cause and the cure, and never holds the secret. `Debug`
-/// prints the same text, because that is what a `main` prints that returns the error.
+/// The text never contains the secret. `Debug` prints the same text, so that a `main` that returns the error prints it.
 ///
 /// # Example
 ///
@@ -24,10 +24,12 @@ use super::secret_file::SecretFileError;
 /// assert!(error.to_string().starts_with("the shared secret is empty"));
 /// ```
 pub struct ConfigError {
-    cause: Cause,
+    kind: ConfigErrorKind,
+    text: Cow<'static, str>,
+    source: Option<BoxError>,
 }
 
-/// What a [`ConfigError`] concerns.
+/// Names the kind of a [`ConfigError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConfigErrorKind {
@@ -37,76 +39,62 @@ pub enum ConfigErrorKind {
     InvalidVariable,
     /// The account id is empty or has control characters.
     AccountId,
-    /// The shared secret is empty, or has characters that no header can carry.
+    /// The shared secret is empty, or has characters that a header cannot have.
     Secret,
-    /// The secret file cannot be read, or holds no valid secret.
+    /// The secret file cannot be read, or contains no valid secret.
     SecretFile,
     /// Both `RELEASED_SHARED_SECRET` and `RELEASED_SHARED_SECRET_FILE` are set.
     AmbiguousSecret,
-    /// The token URL is not one that the secret may be sent to.
+    /// The token URL is invalid, or would send the secret over plain `http`.
     Endpoint,
     /// The token URL is `https`, and the crate was built without TLS.
     NoTls,
-    /// The proxy that the environment names for `https` is neither an `http` nor an `https` one.
+    /// The environment's proxy for `https` is neither an `http` nor an `https` proxy.
     Proxy,
-    /// The HTTP client could not be built, most often because the system has no root certificates.
+    /// The HTTP client could not be built. Most often, the system has no root certificates.
     HttpClient,
 }
 
-/// What is wrong, with all that its text says.
-pub(crate) enum Cause {
-    MissingVariable(&'static str),
-    VariableNotUnicode(&'static str),
-    AccountId,
-    Secret(InvalidSecret),
-    SecretFile {
-        /// Nothing if it may be the secret itself.
-        path: Option<PathBuf>,
-        error: SecretFileError,
-    },
-    AmbiguousSecret,
-    Endpoint(InvalidEndpoint),
-    #[cfg_attr(any(feature = "rustls", feature = "native-tls"), allow(dead_code))]
-    NoTls,
-    #[cfg_attr(not(any(feature = "rustls", feature = "native-tls")), allow(dead_code))]
-    Proxy,
-    #[cfg_attr(not(any(feature = "rustls", feature = "native-tls")), allow(dead_code))]
-    HttpClient(BoxError),
-}
-
 impl ConfigError {
-    /// Returns what the error concerns.
-    pub fn kind(&self) -> ConfigErrorKind {
-        match self.cause {
-            Cause::MissingVariable(_) => ConfigErrorKind::MissingVariable,
-            Cause::VariableNotUnicode(_) => ConfigErrorKind::InvalidVariable,
-            Cause::AccountId => ConfigErrorKind::AccountId,
-            Cause::Secret(_) => ConfigErrorKind::Secret,
-            Cause::SecretFile { .. } => ConfigErrorKind::SecretFile,
-            Cause::AmbiguousSecret => ConfigErrorKind::AmbiguousSecret,
-            Cause::Endpoint(_) => ConfigErrorKind::Endpoint,
-            Cause::NoTls => ConfigErrorKind::NoTls,
-            Cause::Proxy => ConfigErrorKind::Proxy,
-            Cause::HttpClient(_) => ConfigErrorKind::HttpClient,
+    /// Creates an error. The text says the cause, then the cure.
+    pub(crate) fn new(kind: ConfigErrorKind, text: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            kind,
+            text: text.into(),
+            source: None,
         }
     }
 
     #[cfg(any(feature = "rustls", feature = "native-tls"))]
     pub(crate) fn http_client(error: impl Into<BoxError>) -> Self {
-        Cause::HttpClient(error.into()).into()
+        let text = "the HTTP client could not be built; most often the system has no root certificates \
+                    (on Debian and Alpine: install the package ca-certificates)";
+        Self {
+            source: Some(error.into()),
+            ..Self::new(ConfigErrorKind::HttpClient, text)
+        }
     }
 
-    pub(crate) fn secret_file(path: PathBuf, error: SecretFileError) -> Self {
-        Cause::SecretFile {
-            path: Some(path).filter(|path| is_surely_a_path(path)),
-            error,
-        }
-        .into()
+    pub(crate) fn secret_file(path: &Path, error: SecretFileError) -> Self {
+        let text = if is_surely_a_path(path) {
+            format!("{}: {error}", path.display())
+        } else {
+            format!(
+                "{error} (the path is not shown: its folder does not exist, so it may be the secret itself; \
+                 RELEASED_SHARED_SECRET_FILE takes the path of a file, RELEASED_SHARED_SECRET the secret)"
+            )
+        };
+        Self::new(ConfigErrorKind::SecretFile, text)
+    }
+
+    /// Returns the kind of the error.
+    pub fn kind(&self) -> ConfigErrorKind {
+        self.kind
     }
 }
 
-/// Whether this names a file or a place for one. Otherwise it may be the secret itself, put into the variable of the path by
-/// mistake. The root is no evidence: a secret in base64 may start with a slash.
+/// Returns whether the path or its folder exists. Otherwise it may be the secret itself, in the wrong variable. The
+/// root folder does not count: a secret in base64 may start with a slash.
 fn is_surely_a_path(path: &Path) -> bool {
     let is_a_folder = |parent: &Path| parent.parent().is_some() && parent.is_dir();
     path.exists() || path.parent().is_some_and(is_a_folder)
@@ -114,43 +102,7 @@ fn is_surely_a_path(path: &Path) -> bool {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.cause {
-            Cause::MissingVariable(name) => write!(
-                f,
-                "the environment variable {name} is not set, or empty; its value is in Released's settings, under User \
-                 verification"
-            ),
-            Cause::VariableNotUnicode(name) => {
-                write!(f, "the environment variable {name} is not Unicode; copy its value again from Released's settings")
-            }
-            Cause::AccountId => f.write_str(
-                "the account id (RELEASED_ACCOUNT_ID) is empty or has control characters in it; copy it again from \
-                 Released's settings, under User verification",
-            ),
-            Cause::Secret(invalid) => invalid.fmt(f),
-            Cause::SecretFile { path: Some(path), error } => write!(f, "{}: {error}", path.display()),
-            Cause::SecretFile { path: None, error } => write!(
-                f,
-                "{error} (the path is not shown, because no folder of that name exists and it may be the secret itself; \
-                 RELEASED_SHARED_SECRET_FILE takes the path of a file, RELEASED_SHARED_SECRET the secret)"
-            ),
-            Cause::AmbiguousSecret => f.write_str(
-                "both RELEASED_SHARED_SECRET and RELEASED_SHARED_SECRET_FILE are set; unset the one that is not meant",
-            ),
-            Cause::Endpoint(invalid) => invalid.fmt(f),
-            Cause::NoTls => f.write_str(
-                "the token URL is https, but tower-released was built without TLS: \
-                 enable its feature `rustls` or `native-tls`, or pass an `http_service` that has it",
-            ),
-            Cause::Proxy => f.write_str(
-                "the proxy that the environment names (HTTPS_PROXY or ALL_PROXY) is not an http:// or https:// one: set \
-                 NO_PROXY for the token URL's host, or pass an `http_service` that can use it",
-            ),
-            Cause::HttpClient(_) => f.write_str(
-                "the HTTP client could not be built; most often the system has no root certificates \
-                 (on Debian and Alpine: install the package ca-certificates)",
-            ),
-        }
+        f.write_str(&self.text)
     }
 }
 
@@ -162,28 +114,19 @@ impl fmt::Debug for ConfigError {
 
 impl std::error::Error for ConfigError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.cause {
-            Cause::HttpClient(error) => Some(&**error),
-            _ => None,
-        }
-    }
-}
-
-impl From<Cause> for ConfigError {
-    fn from(cause: Cause) -> Self {
-        Self { cause }
+        self.source.as_deref().map(|source| source as _)
     }
 }
 
 impl From<InvalidSecret> for ConfigError {
     fn from(invalid: InvalidSecret) -> Self {
-        Cause::Secret(invalid).into()
+        Self::new(ConfigErrorKind::Secret, invalid.text())
     }
 }
 
 impl From<InvalidEndpoint> for ConfigError {
     fn from(invalid: InvalidEndpoint) -> Self {
-        Cause::Endpoint(invalid).into()
+        Self::new(ConfigErrorKind::Endpoint, invalid.text())
     }
 }
 
@@ -197,10 +140,8 @@ mod tests {
     fn a_secret_in_the_place_of_a_path_is_not_printed() {
         let folder = std::env::temp_dir();
         let text = |path: &Path| {
-            let error = ConfigError::secret_file(
-                path.to_owned(),
-                SecretFileError::Unreadable(ErrorKind::NotFound),
-            );
+            let error =
+                ConfigError::secret_file(path, SecretFileError::Unreadable(ErrorKind::NotFound));
             assert_eq!(error.kind(), ConfigErrorKind::SecretFile);
             assert_eq!(format!("{error:?}"), format!("ConfigError: {error}"));
             error.to_string()

@@ -1,21 +1,19 @@
-//! Where the token API is, and where a secret may be sent at all.
-
-use std::fmt;
+//! The URL of the token API, and the check that the secret may be sent there.
 
 use http::Uri;
 use url::{Host, Url};
 
-/// The token API's address: one that may be told the secret and who is signed in.
+/// The URL of the token API, to which the secret and users may be sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoint {
     url: Url,
-    /// The same, for the HTTP client.
+    /// The same URL, for the HTTP client.
     uri: Uri,
 }
 
 impl Endpoint {
-    /// `https` anywhere; `http` only to this machine, judged by the parsed host: `http://127.0.0.1.example` and
-    /// `http://[::1]@example` only look like it.
+    /// Accepts `https` to any host, and `http` only to this machine. It checks the parsed host, because
+    /// `http://127.0.0.1.example` and `http://[::1]@example` only look like this machine.
     pub(crate) fn parse(url: &str) -> Result<Self, InvalidEndpoint> {
         let url = Url::parse(url).map_err(|_| InvalidEndpoint::NotAUrl)?;
         if !url.username().is_empty() || url.password().is_some() {
@@ -30,7 +28,7 @@ impl Endpoint {
             "http" => return Err(InvalidEndpoint::PlainHttp),
             _ => return Err(InvalidEndpoint::Scheme),
         }
-        // Too long for a request, if anything.
+        // Fails only for a URL that is too long for a request.
         let uri = url.as_str().parse().map_err(|_| InvalidEndpoint::NotAUrl)?;
         Ok(Self { url, uri })
     }
@@ -43,9 +41,9 @@ impl Endpoint {
         &self.uri
     }
 
-    /// The host and the port, for people.
+    /// Returns the host and the port, for errors.
     pub(crate) fn server(&self) -> String {
-        // There are both in every URL of these schemes.
+        // Every URL of these schemes has both.
         let (host, port) = (
             self.url.host_str().unwrap_or_default(),
             self.url.port_or_known_default(),
@@ -57,17 +55,17 @@ impl Endpoint {
         self.url.scheme() == "https"
     }
 
-    /// Whether it is on this machine, in whatever way that is written.
+    /// Returns whether the host is this machine, in any notation.
     #[cfg(any(feature = "rustls", feature = "native-tls"))]
     pub(crate) fn is_loopback(&self) -> bool {
-        let is_written_otherwise = match self.url.host() {
+        let is_other_notation = match self.url.host() {
             Some(Host::Domain(name)) => name == "localhost.",
             Some(Host::Ipv6(address)) => address
                 .to_ipv4_mapped()
                 .is_some_and(|address| address.is_loopback()),
             _ => false,
         };
-        is_loopback(&self.url) || is_written_otherwise
+        is_loopback(&self.url) || is_other_notation
     }
 }
 
@@ -80,7 +78,7 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Why an address is not one of a token API. None of the texts holds any of it, as it may hold a password.
+/// Says why a token URL is refused. The texts contain no part of the URL, because it may contain a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum InvalidEndpoint {
     /// It is not an absolute URL.
@@ -95,22 +93,26 @@ pub(crate) enum InvalidEndpoint {
     QueryOrFragment,
 }
 
-impl fmt::Display for InvalidEndpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotAUrl => "the token URL (RELEASED_TOKEN_URL) is not an absolute URL; it starts with https://",
+impl InvalidEndpoint {
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::NotAUrl => {
+                "the token URL (RELEASED_TOKEN_URL) is not an absolute URL; it must start with https://"
+            }
             Self::Scheme => "the token URL (RELEASED_TOKEN_URL) must start with https://",
             Self::PlainHttp => {
                 "the token URL (RELEASED_TOKEN_URL) must be https: plain http would show the shared secret to the network, so it is only \
                  for 127.0.0.0/8, [::1] and localhost"
             }
-            Self::UserInfo => "the token URL (RELEASED_TOKEN_URL) must not have a user name or a password; remove them",
-            Self::QueryOrFragment => "the token URL (RELEASED_TOKEN_URL) must not have a query or a fragment; remove it",
-        })
+            Self::UserInfo => {
+                "the token URL (RELEASED_TOKEN_URL) must not have a user name or a password; remove them"
+            }
+            Self::QueryOrFragment => {
+                "the token URL (RELEASED_TOKEN_URL) must not have a query or a fragment; remove it"
+            }
+        }
     }
 }
-
-impl std::error::Error for InvalidEndpoint {}
 
 #[cfg(test)]
 mod tests {
@@ -157,7 +159,7 @@ mod tests {
         ] {
             let error = Endpoint::parse(bad).expect_err(bad);
             assert_eq!(error, why, "{bad}");
-            assert!(!error.to_string().contains("password@"));
+            assert!(!error.text().contains("password@"));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One exchange with the token API: a request, its answer.
+//! One exchange with the token API: a request and its answer.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -25,7 +25,7 @@ use crate::error::{MintError, MintErrorKind};
 use crate::token::AuthToken;
 use crate::user::User;
 
-/// Where to ask, as whom, and in which of the two APIs.
+/// Sends requests for one account to one of the two APIs.
 pub(crate) struct Exchange {
     pub(crate) endpoint: Endpoint,
     pub(crate) api: TokenApi,
@@ -48,7 +48,7 @@ impl Exchange {
         // Places for the secret and the length: a copy of the map does not grow for them, which saves one allocation of 18.
         headers.insert(AUTHORIZATION, HeaderValue::from_static(""));
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static(""));
-        // A service of the application's own adds what it thinks right.
+        // The application's own service adds these itself.
         if pools.are_ours() {
             if let Some(host) = endpoint
                 .uri()
@@ -69,7 +69,7 @@ impl Exchange {
         }
     }
 
-    /// Asks once. Dropping the future closes the connection unless the answer was complete.
+    /// Sends one request. Dropping the future closes the connection, unless the answer was complete.
     pub(crate) async fn run(
         &self,
         user: &User,
@@ -100,14 +100,14 @@ impl Exchange {
         Ok(token.asked_for_at(asked_at.0, asked_at.1))
     }
 
-    /// Says that an attempt ended without an answer, and has the error name the server. Its connection may be dead, and those
-    /// in its pool with it, so the next one opens a new connection. Tells how many attempts more there may be for it.
+    /// Adds the server to the error of an attempt without an answer. Retires its pool, whose connections may be dead,
+    /// so that the next attempt opens a new one. Returns the pool's allowance.
     pub(crate) fn ended_without_answer(
         &self,
         waiting: &Waiting,
         error: &mut MintError,
     ) -> Option<Arc<Allowance>> {
-        // If it does not wait for an answer, it is not the server that took too long.
+        // Without a pool, the attempt was not waiting for the server.
         let pool = waiting.take()?;
         if error.connection_failure().is_none() {
             *error = self.timed_out();
@@ -115,19 +115,19 @@ impl Exchange {
         self.pools.retire(&pool)
     }
 
-    /// The error of what was waited for in vain.
+    /// Creates the error of a timeout.
     pub(crate) fn timed_out(&self) -> MintError {
         let failure = ConnectionFailure::new(Cause::TimedOut, Arc::clone(&self.server), None);
         MintError::new(MintErrorKind::Timeout).with_source(failure)
     }
 
-    /// Leaves the connections that there are: whatever is sent from now on opens a new one.
+    /// Retires the pool in use. Later requests open new connections.
     pub(crate) fn renew_connections(&self) {
         self.pools.renew();
     }
 
-    /// Opens a connection and leaves it in the pool. It carries neither the secret nor anybody's data, so whatever is
-    /// answered to it is fine.
+    /// Opens a connection and leaves it in the pool. The request contains neither the secret nor personal data, so any
+    /// answer is accepted.
     pub(crate) async fn warm_up(&self) -> Result<(), MintError> {
         let mut request = Request::new(Full::default());
         *request.method_mut() = Method::HEAD;

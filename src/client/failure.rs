@@ -1,4 +1,4 @@
-//! What a failure below HTTP is, why it happened, and whether it may pass.
+//! Turns a failure below HTTP into an error: its kind, its cause, and whether it is transient.
 
 use std::error::Error;
 use std::io;
@@ -12,15 +12,15 @@ use super::transport::stage::{FailedStage, Stage};
 use crate::connection::{Cause, ConnectionFailure};
 use crate::error::{MintError, MintErrorKind};
 
-/// What this error of the transport is. The error itself is not kept, for its texts may hold the URL and what the remote end
-/// wrote; only the operating system's own error is, made anew from its number.
+/// Turns an error of the transport into a failure. The error itself is dropped, because its texts may contain the URL
+/// and text from the network. Only the operating system's error is kept, created again from its number.
 pub(crate) fn transport_failure(error: &(dyn Error + 'static), server: &Arc<str>) -> Failure {
     let kind = if causes(error).any(is_timeout) {
         MintErrorKind::Timeout
     } else if causes(error).any(is_connect) {
         MintErrorKind::Connect
     } else if causes(error).any(is_unreadable) {
-        // The connection is well.
+        // The connection works.
         return Failure::lasting(MintError::new(MintErrorKind::MalformedResponse));
     } else {
         MintErrorKind::Interrupted
@@ -37,14 +37,14 @@ pub(crate) fn transport_failure(error: &(dyn Error + 'static), server: &Arc<str>
     }
 }
 
-/// Told by types and by the system's own kinds, as texts are not made for that.
+/// Recognises the cause by types and by the system's error kinds, because texts may change.
 fn cause_of(error: &(dyn Error + 'static), kind: MintErrorKind) -> Cause {
     let stage = causes(error).find_map(|cause| Some(cause.downcast_ref::<FailedStage>()?.stage()));
     match (stage, kind) {
         (Some(Stage::Dns), _) => Cause::Dns,
         (Some(Stage::Tls), _) => Cause::Tls,
         (Some(Stage::Proxy), _) => Cause::Proxy,
-        // The connectors of the application's own client name no stage, and nor does a connection that is open.
+        // Neither the connectors of the application's own client nor an open connection name a stage.
         (None, _) if causes(error).any(is_tls) => Cause::Tls,
         (_, MintErrorKind::Timeout) => Cause::TimedOut,
         (_, MintErrorKind::Interrupted) => {
@@ -82,34 +82,28 @@ fn is_tls(cause: &(dyn Error + 'static)) -> bool {
 }
 
 fn is_timeout(cause: &(dyn Error + 'static)) -> bool {
-    cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
-        // Of tower's `Timeout` around a service of the application's own.
+    #[cfg(feature = "reqwest")]
+    if cause.downcast_ref().is_some_and(reqwest::Error::is_timeout) {
+        return true;
+    }
+    let io_error = cause.downcast_ref::<io::Error>();
+    io_error.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+        // tower's `Timeout` around the application's own service.
         || cause.is::<tower::timeout::error::Elapsed>()
-        || is_timeout_of_reqwest(cause)
 }
 
-#[cfg(feature = "reqwest")]
-fn is_timeout_of_reqwest(cause: &(dyn Error + 'static)) -> bool {
-    cause.downcast_ref().is_some_and(reqwest::Error::is_timeout)
-}
-
-#[cfg(not(feature = "reqwest"))]
-fn is_timeout_of_reqwest(_: &(dyn Error + 'static)) -> bool {
-    false
-}
-
-/// Of hyper's client, which is within reqwest, too.
+/// Recognises errors of hyper's client, which reqwest uses, too.
 fn is_connect(cause: &(dyn Error + 'static)) -> bool {
     cause.downcast_ref().is_some_and(legacy::Error::is_connect)
 }
 
-/// Whether the answer is not HTTP, or is too long.
+/// Returns whether the answer is not valid HTTP, or too long.
 fn is_unreadable(cause: &(dyn Error + 'static)) -> bool {
     cause.is::<TooLong>() || cause.downcast_ref().is_some_and(hyper::Error::is_parse)
 }
 
-/// Whether a certificate is at fault, which waiting does not change. Each TLS library has a type of its own for that, but
-/// all say it in the same word. The outermost error is left out, as reqwest's quotes the URL.
+/// Returns whether a certificate is bad, which a retry does not change. Each TLS library has its own type for that, but
+/// all use this word. The outermost error is skipped, because reqwest's quotes the URL.
 fn is_bad_certificate(error: &(dyn Error + 'static)) -> bool {
     causes(error)
         .skip(1)
@@ -120,12 +114,12 @@ fn io_errors<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a i
     causes(error).filter_map(|cause| cause.downcast_ref())
 }
 
-/// The error and its sources, the outermost first.
+/// Returns the error and its sources, the outermost first.
 pub(crate) fn causes<'a>(
     error: &'a (dyn Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| {
-        // An error that was put into an `io::Error`, as TLS libraries do, is not its source, but in its place.
+        // TLS libraries put their errors into an `io::Error`, whose `source` skips them.
         match error
             .downcast_ref::<io::Error>()
             .and_then(io::Error::get_ref)

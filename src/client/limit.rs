@@ -1,4 +1,4 @@
-//! How many mints may be in flight, so that a slow Released does not eat the server.
+//! The limit of mints in flight, so that a slow Released does not exhaust the server.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -11,31 +11,32 @@ use tokio::time::{Instant, timeout_at};
 use super::metrics;
 use crate::error::{MintError, MintErrorKind};
 
-/// How long a mint waits for a place: a burst passes in less, and behind more mints than that a page had better do without a
-/// token.
+/// How long a mint waits for a place. A burst ends sooner. In a longer queue, a page without a token is better than a
+/// late one.
 pub(crate) const QUEUE_WAIT: Duration = Duration::from_millis(50);
 
-/// How long after its deadline a mint keeps its place. One that has not ended by then is not polled any more, as in a
-/// `select!` whose loser is kept: it must not keep the others from minting for as long as it lies there.
+/// How long after its deadline a mint keeps its place. A mint that has not ended by then is not polled any more, for
+/// example in a `select!` that keeps the loser. It must not block other mints.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// The places of the mints in flight. A place is a lease.
+/// The places of the mints in flight. A place expires.
 #[derive(Debug)]
 pub(crate) struct Limit {
     size: usize,
     /// How long a mint waits for a place.
-    patience: Duration,
-    /// How long a mint may keep its place.
+    queue_wait: Duration,
+    /// How long a mint keeps its place.
     lease: Duration,
     taken: Mutex<Taken>,
-    /// Tells all who wait that a place is free. Not a semaphore: it would give a place to the first in the queue, which may
-    /// not be polled any more.
+    /// Wakes all waiting mints when a place is free. A semaphore would give the place to the first mint in the queue,
+    /// which may not be polled any more.
     freed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Taken {
-    next: u64,
+    last_number: u64,
+    /// When each place expires, by its number.
     until: HashMap<u64, Instant>,
 }
 
@@ -47,13 +48,12 @@ pub(crate) struct Place<'a> {
 }
 
 impl Limit {
-    /// For mints that take no longer than `deadline`.
-    pub(crate) fn new(places: usize, patience: Duration, deadline: Duration) -> Self {
-        let lease = deadline + GRACE;
+    /// Creates a limit for mints that take no longer than `deadline`.
+    pub(crate) fn new(places: usize, queue_wait: Duration, deadline: Duration) -> Self {
         Self {
             size: places.max(1),
-            patience,
-            lease,
+            queue_wait,
+            lease: deadline + GRACE,
             taken: Mutex::default(),
             freed: Notify::new(),
         }
@@ -61,22 +61,22 @@ impl Limit {
 
     pub(crate) fn try_enter(&self) -> Option<Place<'_>> {
         let now = Instant::now();
-        let (number, lost) = {
+        let (number, expired) = {
             let mut taken = self.taken();
-            let lost = if taken.until.len() < self.size {
-                0
-            } else {
-                taken.drop_lost(now)
-            };
+            let before = taken.until.len();
+            if before >= self.size {
+                taken.until.retain(|_, until| *until > now);
+            }
+            let expired = before - taken.until.len();
             let number = (taken.until.len() < self.size).then(|| {
-                taken.next += 1;
-                let number = taken.next;
+                taken.last_number += 1;
+                let number = taken.last_number;
                 taken.until.insert(number, now + self.lease);
                 number
             });
-            (number, lost)
+            (number, expired)
         };
-        metrics::left_flight(lost);
+        metrics::left_flight(expired);
         let number = number?;
         metrics::entered_flight();
         Some(Place {
@@ -85,11 +85,11 @@ impl Limit {
         })
     }
 
-    /// Waits for a place.
+    /// Waits for a place. Fails if none is free in time.
     pub(crate) async fn enter(&self, deadline: Instant) -> Result<Place<'_>, MintError> {
-        let end = deadline.min(Instant::now() + self.patience);
+        let end = deadline.min(Instant::now() + self.queue_wait);
         loop {
-            // Before the question, or a place that becomes free in between would be missed.
+            // Before the check: a place may become free right after it.
             let mut freed = pin!(self.freed.notified());
             freed.as_mut().enable();
             if let Some(place) = self.try_enter() {
@@ -117,18 +117,9 @@ impl Limit {
     }
 }
 
-impl Taken {
-    /// Frees the places of mints that are not polled any more, and returns how many there were.
-    fn drop_lost(&mut self, now: Instant) -> usize {
-        let before = self.until.len();
-        self.until.retain(|_, until| *until > now);
-        before - self.until.len()
-    }
-}
-
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        // It may have been lost to another mint.
+        // The place may have expired.
         let was_taken = self.limit.taken().until.remove(&self.number).is_some();
         metrics::left_flight(usize::from(was_taken));
         self.limit.freed.notify_waiters();
@@ -150,15 +141,14 @@ mod tests {
     #[cfg(feature = "testing")]
     use crate::user::User;
 
-    const PATIENCE: Duration = Duration::from_millis(50);
     const DEADLINE: Duration = Duration::from_secs(3);
 
     fn limit(places: usize) -> Limit {
-        Limit::new(places, PATIENCE, DEADLINE)
+        Limit::new(places, QUEUE_WAIT, DEADLINE)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_mint_waits_for_a_place_for_a_moment() {
+    async fn a_mint_waits_for_a_place_for_50_milliseconds() {
         let limit = limit(1);
         let first = limit.try_enter().expect("a place");
         assert!(limit.try_enter().is_none());
@@ -166,7 +156,7 @@ mod tests {
         let error = limit.enter(start + DEADLINE).await.expect_err("no place");
         assert_eq!(
             (error.kind(), start.elapsed()),
-            (MintErrorKind::Overloaded, PATIENCE)
+            (MintErrorKind::Overloaded, QUEUE_WAIT)
         );
 
         let (second, ()) = tokio::join!(limit.enter(Instant::now() + DEADLINE), async {
@@ -179,13 +169,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_place_is_lost_after_the_deadline_and_a_second() {
+    async fn a_place_expires_one_second_after_the_deadline() {
         let limit = limit(1);
         let parked = limit.try_enter().expect("a place");
         advance(DEADLINE + GRACE).await;
         assert_eq!(limit.in_flight(), 0);
         let next = limit.try_enter().expect("the parked one's place");
-        // Its late end frees no place of another's.
+        // The end of the parked mint does not free another mint's place.
         drop(parked);
         assert!(limit.try_enter().is_none());
         drop(next);

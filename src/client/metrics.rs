@@ -1,6 +1,7 @@
-//! What the feature `metrics` counts, through the facade of the `metrics` crate; nothing where it is off.
+//! The client's metrics, through the facade of the `metrics` crate. Without the feature `metrics`, these functions do
+//! nothing.
 //!
-//! None of the labels tells who somebody is.
+//! No label identifies a person.
 
 #[cfg(feature = "metrics")]
 use tokio::time::Instant;
@@ -8,7 +9,7 @@ use tokio::time::Instant;
 use super::status::CircuitReason;
 use crate::error::MintError;
 
-/// Tells the recorder what each number is. The same texts again, from another client, change nothing.
+/// Describes the metrics to the recorder. Every client does so, with the same texts.
 pub(crate) fn describe() {
     #[cfg(feature = "metrics")]
     {
@@ -17,12 +18,12 @@ pub(crate) fn describe() {
         describe_histogram!(
             "released_mint_duration_seconds",
             Unit::Seconds,
-            "How long mints take, by outcome: minted, or the kind of the error"
+            "Duration of mints, by outcome: minted, or the kind of the error"
         );
         describe_gauge!(
             "released_mints_in_flight",
             Unit::Count,
-            "Mints that are under way, of all clients"
+            "Mints in flight, of all clients"
         );
         describe_gauge!(
             "released_circuit_open",
@@ -32,7 +33,7 @@ pub(crate) fn describe() {
         describe_counter!(
             "released_mint_retries_total",
             Unit::Count,
-            "Attempts that were not a mint's first"
+            "Attempts after a mint's first"
         );
         describe_counter!(
             "released_mint_shed_total",
@@ -42,12 +43,12 @@ pub(crate) fn describe() {
         describe_counter!(
             "released_secret_changes_total",
             Unit::Count,
-            "Changes of the shared secret that were seen"
+            "Changes of the shared secret"
         );
     }
 }
 
-/// How long a mint takes, by how it ends.
+/// Measures the duration of a mint.
 pub(crate) struct MintTimer {
     #[cfg(feature = "metrics")]
     start: Instant,
@@ -75,13 +76,11 @@ impl MintTimer {
     }
 }
 
-/// A mint has a place among those in flight.
 pub(crate) fn entered_flight() {
     #[cfg(feature = "metrics")]
     metrics::gauge!("released_mints_in_flight").increment(1.0);
 }
 
-/// So many have it no more.
 pub(crate) fn left_flight(mints: usize) {
     #[cfg(feature = "metrics")]
     if mints > 0 {
@@ -91,19 +90,18 @@ pub(crate) fn left_flight(mints: usize) {
     let _ = mints;
 }
 
-/// An attempt that was not the first.
 pub(crate) fn retried() {
     #[cfg(feature = "metrics")]
     metrics::counter!("released_mint_retries_total").increment(1);
 }
 
-/// A mint that was turned away because too many were in flight.
+/// Counts a mint that failed because too many were in flight.
 pub(crate) fn shed() {
     #[cfg(feature = "metrics")]
     metrics::counter!("released_mint_shed_total").increment(1);
 }
 
-/// Every reason, at 0: a dashboard shows what does not happen, too.
+/// Adds 0 for every reason, so that dashboards show all of them.
 pub(crate) fn circuit_closed() {
     #[cfg(feature = "metrics")]
     for reason in CircuitReason::ALL {
@@ -111,7 +109,7 @@ pub(crate) fn circuit_closed() {
     }
 }
 
-/// Counts a client where it is now, and no longer where it was. Never `set`: another client would be overwritten.
+/// Moves a client from one reason to another. `set` would overwrite the other clients.
 pub(crate) fn circuit_changed(before: Option<CircuitReason>, after: Option<CircuitReason>) {
     #[cfg(feature = "metrics")]
     {
@@ -125,7 +123,6 @@ pub(crate) fn circuit_changed(before: Option<CircuitReason>, after: Option<Circu
     let _ = (before, after);
 }
 
-/// Another secret is in use.
 pub(crate) fn secret_changed() {
     #[cfg(feature = "metrics")]
     metrics::counter!("released_secret_changes_total").increment(1);

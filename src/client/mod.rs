@@ -1,7 +1,7 @@
-//! The client of Released's token API: the minter that most applications use.
+//! Calls Released's token API: the minter that most applications use.
 //!
-//! [`ReleasedClient`], which is at the crate's root, too, mints. [`ReleasedClientBuilder`] chooses how, [`SecretSource`] says
-//! where the shared secret comes from, and [`Status`] tells a readiness page how it goes.
+//! [`ReleasedClient`] mints. It is also at the crate's root. [`ReleasedClientBuilder`] sets how it mints,
+//! [`SecretSource`] is where it reads the shared secret, and [`Status`] shows its state on a readiness page.
 //!
 //! # Example
 //!
@@ -15,7 +15,7 @@
 //! # Ok(()) }
 //! ```
 
-// Nothing in here knows of requests to the application, or of handlers.
+// This module does not depend on requests to the application, or on handlers.
 
 mod admission;
 mod attempts;
@@ -64,7 +64,7 @@ pub use self::secret_source::SecretSource;
 pub use self::status::{CircuitReason, CircuitState, LastError, Status};
 pub use self::wire::TokenApi;
 
-/// The parts that read what others wrote, for the fuzz targets.
+/// The parsers of untrusted input, for the fuzz targets.
 #[cfg(fuzzing)]
 pub mod fuzzing {
     use std::time::{Duration, SystemTime};
@@ -72,17 +72,17 @@ pub mod fuzzing {
     use crate::error::MintError;
     use crate::token::AuthToken;
 
-    /// Reads a successful answer.
+    /// Parses a successful answer.
     pub fn parse_reply(body: &[u8]) -> Result<AuthToken, MintError> {
         super::wire::parse_reply(body)
     }
 
-    /// Reads a `Retry-After`.
+    /// Parses a `Retry-After`.
     pub fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
         super::retry_after::parse(value, now)
     }
 
-    /// Reads an endpoint, and tells what it was taken for.
+    /// Parses an endpoint, and returns its normalised URL.
     pub fn parse_endpoint(url: &str) -> Option<String> {
         super::endpoint::Endpoint::parse(url)
             .ok()
@@ -93,10 +93,10 @@ pub mod fuzzing {
 /// Mints auth tokens with Released's token API: the minter that most applications give to their
 /// [`ReleasedTokenLayer`](crate::ReleasedTokenLayer).
 ///
-/// It is a `tower::Service<User>` and cheap to clone; clones share their connections.
+/// It is a `tower::Service<User>`. Clones are cheap and share their connections.
 ///
-/// The secret goes over TLS or stays on this machine, never follows a redirect, and is never printed. A reply of more
-/// than 16 KiB, or that is not a bare JSON string with a token in it, is refused. A mint takes at most its deadline.
+/// The client sends the secret over TLS or within this machine, and never prints it. It does not follow redirects. It
+/// accepts only replies of at most 16 KiB that are a bare JSON string with a token. A mint takes at most its deadline.
 ///
 /// # Example
 ///
@@ -126,20 +126,26 @@ impl ReleasedClient {
         Self::builder(account_id, secret).build()
     }
 
-    /// Creates a client from the environment: `RELEASED_ACCOUNT_ID`, then `RELEASED_SHARED_SECRET` or, for a [`SecretFile`],
-    /// `RELEASED_SHARED_SECRET_FILE`, and `RELEASED_TOKEN_URL` if the token API is not where Released documents it.
+    /// Creates a client from environment variables.
+    ///
+    /// | variable | value |
+    /// |---|---|
+    /// | `RELEASED_ACCOUNT_ID` | the account id |
+    /// | `RELEASED_SHARED_SECRET`, or `RELEASED_SHARED_SECRET_FILE` | the secret, or the path of a [`SecretFile`] |
+    /// | `RELEASED_TOKEN_URL` | the token URL. Default: the URL that Released documents |
     ///
     /// # Errors
     ///
-    /// If a variable is missing or wrong; the error names it.
+    /// A variable is missing or wrong. The error names it.
     pub fn from_env() -> Result<Self, ConfigError> {
         ReleasedClientBuilder::from_env()?.build()
     }
 
-    /// Creates a builder of a client for this account. Released shows both values in its settings, under "User verification".
+    /// Creates a builder of a client for this account. Released shows both values in its settings, under "User
+    /// verification".
     ///
-    /// The secret is a string, a [`SharedSecret`], a [`SecretFile`], or a `tokio::sync::watch::Receiver<SharedSecret>`; see
-    /// [`SecretSource`].
+    /// The secret is a string, a [`SharedSecret`], a [`SecretFile`], or a `tokio::sync::watch::Receiver<SharedSecret>`;
+    /// see [`SecretSource`].
     pub fn builder(
         account_id: impl Into<String>,
         secret: impl Into<SecretSource>,
@@ -147,11 +153,11 @@ impl ReleasedClient {
         ReleasedClientBuilder::new(account_id.into(), secret.into())
     }
 
-    /// Mints a token for this person.
+    /// Mints a token for this user.
     ///
     /// # Errors
     ///
-    /// [`MintError`] tells of which kind the failure is and what to do.
+    /// [`MintError`] says why the mint failed, and what to do.
     ///
     /// # Cancel safety
     ///
@@ -163,7 +169,7 @@ impl ReleasedClient {
         result
     }
 
-    /// For callers who open a span of their own around it.
+    /// Mints within the caller's own span.
     async fn mint_without_span(&self, user: &User) -> Result<AuthToken, MintError> {
         let timer = MintTimer::start();
         let result = self.pipeline.mint(user).await;
@@ -171,10 +177,11 @@ impl ReleasedClient {
         result
     }
 
-    /// Tells how it goes with Released, from what the mints so far have seen. Sends nothing and waits for nothing.
+    /// Returns the state of the circuit, the mints in flight, the last success and the last error. Sends nothing, and
+    /// does not wait.
     ///
-    /// Clones share their status. Show it on a page for operators. Do not take a server out of service because of it: without
-    /// a token its pages still work, and the other servers fare no better.
+    /// Clones share their status. Show it on a page for operators. Do not take a server out of service because of it:
+    /// its pages work without tokens, and the other servers have the same problem.
     ///
     /// # Example
     ///
@@ -194,30 +201,24 @@ impl ReleasedClient {
     /// # assert_eq!(line, "released: ok, 0 mints in flight");
     /// ```
     pub fn status(&self) -> Status {
-        let Pipeline {
-            admission,
-            limit,
-            secret,
-            ..
-        } = &*self.pipeline;
-        let (circuit, last_success, last_error) = admission.status();
-        let (mints_in_flight, secret_generation) = (limit.in_flight(), secret.generation());
+        let (circuit, last_success, last_error) = self.pipeline.admission.status();
         Status {
             circuit,
-            mints_in_flight,
+            mints_in_flight: self.pipeline.limit.in_flight(),
             last_success,
             last_error,
-            secret_generation,
+            secret_generation: self.pipeline.secret.generation(),
         }
     }
 
-    /// Opens a connection, so that the first mint need not: call it before the server takes traffic.
+    /// Opens a connection, so that the first mint does not wait for DNS and TLS. Call it before the server takes
+    /// traffic.
     ///
-    /// It is sent without the secret, and what is answered does not matter.
+    /// It sends a request without the secret, and accepts any answer.
     ///
     /// # Errors
     ///
-    /// If no connection could be opened within the deadline. Mints will say the same, so it need not end the server.
+    /// No connection could be opened within the deadline. The server can start without one: mints try again.
     ///
     /// # Cancel safety
     ///
@@ -241,25 +242,20 @@ impl Service<User> for ReleasedClient {
 
     fn call(&mut self, user: User) -> Self::Future {
         let client = self.clone();
-        // A layer's span is around the resolver, too, so that its failures are in it.
+        // Without a span: the layer opens one, which also contains the resolver.
         Box::pin(async move { client.mint_without_span(&user).await })
     }
 }
 
 impl fmt::Debug for ReleasedClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Pipeline {
-            exchange,
-            deadline,
-            admission,
-            ..
-        } = &*self.pipeline;
+        let exchange = &self.pipeline.exchange;
         f.debug_struct("ReleasedClient")
             .field("endpoint", &exchange.endpoint.url().as_str())
             .field("api", &exchange.api)
-            .field("deadline", deadline)
-            // Without waiting for a lock, as it may be logged from anywhere.
-            .field("circuit", &admission.try_circuit())
+            .field("deadline", &self.pipeline.deadline)
+            // Never waits for the lock: a client may be logged from anywhere.
+            .field("circuit", &self.pipeline.admission.try_circuit())
             .finish_non_exhaustive()
     }
 }

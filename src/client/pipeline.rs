@@ -1,4 +1,4 @@
-//! What a mint goes through, from the call to the token.
+//! The steps of a mint, from the call to the token.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -20,7 +20,7 @@ use crate::error::{MintError, MintErrorKind};
 use crate::token::AuthToken;
 use crate::user::User;
 
-/// What every mint goes through, in this order: deadline, admission, limit, attempts, one exchange.
+/// The steps of every mint, in this order: deadline, admission, limit, attempts, exchange.
 pub(crate) struct Pipeline {
     pub(crate) deadline: Duration,
     pub(crate) admission: Admission,
@@ -36,31 +36,31 @@ impl Pipeline {
         let mut ticket = self.admit(deadline).await?;
         let mut place = self.limit.try_enter();
         if place.is_none() {
-            // While it waits, others may find out that there is no sense in asking.
+            // While this mint waits, others may open the circuit.
             drop(ticket);
             place = Some(self.limit.enter(deadline).await?);
             ticket = self.admit(deadline).await?;
         }
-        // A probe asks once: it is there to find out, not to succeed at any price.
-        let attempts = if ticket.is_probe() { 1 } else { u32::MAX };
-        let sent = Sent::default();
+        let mut max_attempts = u32::MAX;
         if ticket.is_probe() {
+            max_attempts = 1;
             // The connections in the pool may have died since it was last used.
             self.exchange.renew_connections();
         }
+        let sent = Sent::default();
         let attempt = |number, end| self.attempt(user, number, end, &sent);
-        let without_answer =
+        let on_no_answer =
             |error: &mut MintError| self.exchange.ended_without_answer(&sent.waiting, error);
         let result = self
             .attempts
-            .run(deadline, attempts, attempt, without_answer)
+            .run(deadline, max_attempts, attempt, on_no_answer)
             .await;
         ticket.report(self.verdict(&result, user, &sent), result.as_ref().err());
         drop(place);
         result
     }
 
-    /// Asks whether to ask. If it is the secret that keeps mints back, looks for another one first.
+    /// Asks for admission. If the circuit is open because of a refused secret, looks for another secret first.
     async fn admit(&self, deadline: Instant) -> Result<Ticket<'_>, MintError> {
         let refused = match self.admission.admit(Instant::now()) {
             Err(error) if error.kind() == MintErrorKind::Unauthorized => error,
@@ -77,7 +77,7 @@ impl Pipeline {
         self.admission.admit(Instant::now())
     }
 
-    /// What the end of a mint tells about Released.
+    /// Returns what the end of a mint says about Released.
     fn verdict<'a>(
         &self,
         result: &Result<AuthToken, MintError>,
@@ -88,7 +88,7 @@ impl Pipeline {
             return Verdict::Success;
         };
         match (error.kind(), error.status()) {
-            // By a hold, during its pause.
+            // Turned away by a hold, during the pause before a retry.
             _ if error.is_turned_away() => Verdict::Unrelated,
             (MintErrorKind::RateLimited, _) => Verdict::Throttled,
             (_, Some(StatusCode::UNAUTHORIZED)) => {
@@ -96,7 +96,7 @@ impl Pipeline {
                     self.admission.refused(secret, user.id())
                 })
             }
-            // 408 and 425 too: a server that answers so is available.
+            // Also 408 and 425: the server is available.
             (_, Some(status)) if status.is_client_error() => Verdict::Unrelated,
             (
                 MintErrorKind::Connect
@@ -109,7 +109,7 @@ impl Pipeline {
         }
     }
 
-    /// One attempt, which is given until `end`, and a second exchange within it if the secret was changed in the meantime.
+    /// Makes an attempt. If Released refuses the secret and there is another one, sends the mint once more.
     async fn attempt(
         &self,
         user: &User,
@@ -118,7 +118,7 @@ impl Pipeline {
         sent: &Sent,
     ) -> Result<AuthToken, Failure> {
         if number > 1 {
-            // Another mint may have been told to wait during the pause.
+            // Released may have asked another mint to wait during the pause.
             self.admission
                 .check_hold(Instant::now())
                 .map_err(Failure::lasting)?;
@@ -145,7 +145,7 @@ impl Pipeline {
             }
         }
         if is_refused(&result) {
-            // Nothing is tried again after this, so it is the only one.
+            // The first value is the only one: a 401 is not retried.
             let _ = sent.refused.set(secret);
         }
         result
@@ -156,13 +156,13 @@ fn is_refused(result: &Result<AuthToken, Failure>) -> bool {
     matches!(result, Err(failure) if failure.error.status() == Some(StatusCode::UNAUTHORIZED))
 }
 
-/// What was sent for one mint.
+/// What one mint has sent.
 #[derive(Default)]
 struct Sent {
     exchanges: AtomicU32,
-    /// Once more, because the secret was changed.
+    /// Whether the mint was sent once more, with another secret.
     again: AtomicBool,
-    /// The secret that Released refused in the end.
+    /// The last secret that was sent, if Released refused it.
     refused: OnceLock<SharedSecret>,
     waiting: Waiting,
 }

@@ -1,21 +1,20 @@
-//! Pools of connections, and how one that may be dead is replaced.
+//! Pools of connections, and the replacement of a pool whose connections may be dead.
 //!
-//! A load balancer's failover leaves connections behind that look open and never answer again. Hyper's client takes an idle
-//! connection wherever there is one, so an attempt that must not is given a client of its own, whose pool is empty.
+//! A load balancer's failover leaves connections that look open and never answer again. Hyper's client always prefers
+//! an idle connection. To open a new one, an attempt needs a new client, whose pool is empty.
 
-use std::mem;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::transport::Transport;
 
-/// A client with the connections that it keeps.
+/// An HTTP client with its connections.
 pub(crate) struct Pool {
     pub(crate) transport: Transport,
-    /// How many attempts more its mints may make.
+    /// The extra retries for its mints, should its connections die.
     pub(crate) allowance: Arc<Allowance>,
 }
 
@@ -28,22 +27,22 @@ impl Pool {
     }
 }
 
-/// The pool in use, and how to open the next one.
+/// The pool in use, and a function that opens the next one.
 pub(crate) struct Pools {
-    /// Nothing for a service of the application's own, which cannot be made anew.
+    /// `None` for the application's own service, which cannot be replaced.
     open: Option<Box<dyn Fn() -> Transport + Send + Sync>>,
     current: RwLock<Current>,
 }
 
 struct Current {
     pool: Arc<Pool>,
-    /// When the last pool was retired whose mints may have more attempts for it.
+    /// When a retired pool last kept its allowance.
     allowed_at: Option<Instant>,
 }
 
 impl Pools {
-    /// Of this service for ever.
-    pub(crate) fn only(transport: Transport) -> Self {
+    /// Uses this service for ever.
+    pub(crate) fn fixed(transport: Transport) -> Self {
         Self {
             open: None,
             current: RwLock::new(Current {
@@ -53,100 +52,87 @@ impl Pools {
         }
     }
 
-    /// Of clients that are made like this.
-    pub(crate) fn of(open: impl Fn() -> Transport + Send + Sync + 'static) -> Self {
-        let first = Self::only(open());
+    /// Uses clients that `open` creates.
+    pub(crate) fn new(open: impl Fn() -> Transport + Send + Sync + 'static) -> Self {
         Self {
+            current: Self::fixed(open()).current,
             open: Some(Box::new(open)),
-            ..first
         }
     }
 
-    /// Whether it is not a service of the application's own that sends.
+    /// Returns whether this crate's client sends, not the application's own service.
     pub(crate) fn are_ours(&self) -> bool {
         self.open.is_some()
     }
 
     pub(crate) fn current(&self) -> Arc<Pool> {
-        Arc::clone(&self.read().pool)
+        // Nothing panics while it is held.
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&current.pool)
     }
 
-    /// Retires the pool in use: whatever is sent from now on opens a new connection.
+    /// Retires the pool in use. Later requests open new connections.
     pub(crate) fn renew(&self) {
         let current = self.current();
         current.allowance.forfeit();
         self.retire(&current);
     }
 
-    /// Retires this pool unless it is retired already, so that a hundred attempts that fail together do it once. What is in
-    /// flight goes on. Tells how many attempts more there may be for it.
+    /// Retires this pool, unless it is retired already: a hundred attempts may fail together. Requests in flight go on.
+    /// Returns the pool's allowance.
     pub(crate) fn retire(&self, pool: &Arc<Pool>) -> Option<Arc<Allowance>> {
         let open = self.open.as_ref()?;
-        let retired = {
-            let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-            if Arc::ptr_eq(&current.pool, pool) {
-                let now = Instant::now();
-                if pool.allowance.has_any()
-                    && current
-                        .allowed_at
-                        .is_none_or(|at| now - at >= Allowance::ONCE_IN)
-                {
-                    current.allowed_at = Some(now);
-                } else {
-                    pool.allowance.forfeit();
-                }
-                Some(mem::replace(&mut current.pool, Pool::new(open())))
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&current.pool, pool) {
+            let now = Instant::now();
+            let is_due = |at| now - at >= Allowance::EVERY;
+            if pool.allowance.has_any() && current.allowed_at.is_none_or(is_due) {
+                current.allowed_at = Some(now);
             } else {
-                None
+                pool.allowance.forfeit();
             }
-        };
-        // Closes its idle connections, which need not happen under the lock.
-        drop(retired);
+            // The caller still has the retired pool, so nothing is closed under the lock.
+            current.pool = Pool::new(open());
+        }
         Some(Arc::clone(&pool.allowance))
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, Current> {
-        // Nothing panics while it is held.
-        self.current.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// How many retries there may be after a pool died, before the retry budget is asked: one for each of its mints that
-/// succeeded, [`MOST`](Self::MOST) at most.
+/// The retries that do not use the budget, for the mints of a pool that died: one for each mint of the pool that
+/// succeeded, at most [`MAX`](Self::MAX).
 ///
-/// The budget keeps retries from multiplying the load on a Released that fails under it. When the pool is dead, nothing
-/// reached Released, and as many pages as the pool has connections draw a dead one at once: more than the budget has.
-/// It stays bounded, as it is earned by successes and granted to one pool in ten seconds: while Released stalls altogether,
-/// no further pool earns any.
+/// The budget protects Released from too many retries. But the requests on dead connections did not reach Released, and
+/// one for each connection may fail at the same time, which is more than the budget allows. Successes earn the
+/// allowance, and one pool in ten seconds may use it. So an outage earns none.
 #[derive(Debug, Default)]
 pub(crate) struct Allowance(AtomicU32);
 
 impl Allowance {
-    /// As many as there are idle connections by default.
-    const MOST: u32 = 32;
+    /// As many as the default pool has idle connections.
+    const MAX: u32 = 32;
 
     const FORFEITED: u32 = u32::MAX;
 
     /// The window of the retry budget.
-    const ONCE_IN: Duration = Duration::from_secs(10);
+    const EVERY: Duration = Duration::from_secs(10);
 
-    /// A mint succeeded.
+    /// Counts a mint that succeeded.
     pub(crate) fn earn(&self) {
-        self.update(|left| (left < Self::MOST).then(|| left + 1));
+        self.update(|left| (left < Self::MAX).then(|| left + 1));
     }
 
-    /// Whether there may be one retry more.
+    /// Uses one retry. Returns whether there was one.
     pub(crate) fn draw(&self) -> bool {
-        self.update(|left| (1..=Self::MOST).contains(&left).then(|| left - 1))
+        self.update(|left| (1..=Self::MAX).contains(&left).then(|| left - 1))
     }
 
-    /// From now on, it neither grows nor gives.
+    /// Ends the allowance: it neither grows nor allows retries any more.
     fn forfeit(&self) {
         self.0.store(Self::FORFEITED, Ordering::Relaxed);
     }
 
     fn has_any(&self) -> bool {
-        (1..=Self::MOST).contains(&self.0.load(Ordering::Relaxed))
+        (1..=Self::MAX).contains(&self.0.load(Ordering::Relaxed))
     }
 
     fn update(&self, change: impl Fn(u32) -> Option<u32>) -> bool {
@@ -156,7 +142,7 @@ impl Allowance {
     }
 }
 
-/// The pool that an attempt draws its connection from, until there is an answer. It is retired if there is none.
+/// The pool whose connection an attempt uses, until it has an answer. If there is no answer, the pool is retired.
 #[derive(Default)]
 pub(crate) struct Waiting(Mutex<Option<Arc<Pool>>>);
 
@@ -196,11 +182,11 @@ mod tests {
         hyper::pools(&endpoint).expect("a transport")
     }
 
-    /// Retires a pool that minted so many tokens, and tells how many attempts that allows for.
+    /// Retires a pool that minted so many tokens, and returns how many retries that allows.
     fn allowed_after(pools: &Pools, mints: u32) -> usize {
         let pool = pools.current();
         (0..mints).for_each(|_| pool.allowance.earn());
-        let allowance = pools.retire(&pool).expect("it can be made anew");
+        let allowance = pools.retire(&pool).expect("it can be replaced");
         iter::from_fn(|| allowance.draw().then_some(())).count()
     }
 
@@ -224,12 +210,12 @@ mod tests {
         let never = tower_test::mock::spawn::<Request<Full<Bytes>>, Response<Full<Bytes>>>()
             .0
             .into_inner();
-        let pools = Pools::only(Transport::new(never));
+        let pools = Pools::fixed(Transport::new(never));
         let pool = pools.current();
         pool.allowance.earn();
         assert!(
             pools.retire(&pool).is_none(),
-            "and allows for nothing, as its next connection may be as dead"
+            "it allows no retries: its next connection may be dead, too"
         );
         pools.renew();
         assert!(Arc::ptr_eq(&pool, &pools.current()));
@@ -245,7 +231,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn within_ten_seconds_one_pool_allows_for_attempts() {
         let pools = pools();
-        // A pool without a success is none.
+        // A pool without a success does not count.
         assert_eq!(allowed_after(&pools, 0), 0);
         assert_eq!(allowed_after(&pools, 5), 5);
         advance(Duration::from_secs(9)).await;

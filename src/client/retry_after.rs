@@ -5,19 +5,19 @@ use std::time::{Duration, SystemTime};
 use http::HeaderMap;
 use http::header::RETRY_AFTER;
 
-/// No peer holds mints back for longer than this.
+/// The longest delay that is accepted.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// How long Released asks to be left alone, 30 seconds at most. Nonsense is nothing.
+/// Returns how long Released asks to wait, at most 30 seconds. An invalid value counts as none.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     parse(headers.get(RETRY_AFTER)?.to_str().ok()?, SystemTime::now())
 }
 
-/// A date is taken relative to this server's clock; one in the past is no time at all.
+/// A date is compared with this server's clock. A date in the past is a delay of zero.
 pub(crate) fn parse(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     let delay = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More than fits is more than is waited for.
+        // A number that does not fit is more than the longest delay.
         Duration::from_secs(value.parse().unwrap_or(u64::MAX))
     } else {
         httpdate::parse_http_date(value)

@@ -8,17 +8,17 @@ use zeroize::Zeroizing;
 
 use super::config_error::ConfigError;
 
-/// The secret that an account shares with Released, from Released's settings under "User verification".
+/// Holds the secret that an account shares with Released, from Released's settings under "User verification".
 ///
-/// It is kept only as the `Authorization` header that carries it: marked sensitive, wiped from memory with its last
-/// clone, and shown by no `Debug`. (What the HTTP library copies to send it is out of reach.)
+/// It is stored only as the value of the `Authorization` header, which is marked sensitive and wiped from memory with
+/// its last clone. No `Debug` shows it. The HTTP library's own copies are not wiped.
 ///
 /// # Example
 ///
 /// ```
 /// use tower_released::client::SharedSecret;
 ///
-/// // A copied secret often brings white space along, which Released answers with 401.
+/// // White space around the secret is removed. Released would answer with 401.
 /// let secret = SharedSecret::new(" s3cret\n")?;
 /// assert_eq!(format!("{secret:?}"), "SharedSecret([redacted])");
 /// assert!(SharedSecret::new("  ").is_err());
@@ -30,12 +30,12 @@ pub struct SharedSecret {
 }
 
 impl SharedSecret {
-    /// Takes a secret, without the white space around it. A `String` is wiped from memory.
+    /// Creates a secret, without the white space around it. A `String` is wiped from memory.
     ///
     /// # Errors
     ///
-    /// [`ConfigErrorKind::Secret`](super::ConfigErrorKind::Secret) if it is empty, or has control or non-ASCII characters,
-    /// which no header can carry. The error holds nothing of the secret.
+    /// [`ConfigErrorKind::Secret`](super::ConfigErrorKind::Secret) if it is empty, or has control or non-ASCII
+    /// characters, which a header cannot have. The error contains no part of the secret.
     pub fn new(secret: impl Into<String>) -> Result<Self, ConfigError> {
         Ok(Self::from_text(&Zeroizing::new(secret.into()))?)
     }
@@ -63,13 +63,12 @@ impl SharedSecret {
         Ok(Self { authorization })
     }
 
-    /// The value of the `Authorization` header. Clones share the memory that is wiped.
+    /// Returns the value of the `Authorization` header. Clones share its memory.
     pub(crate) fn authorization(&self) -> HeaderValue {
         self.authorization.clone()
     }
 }
 
-/// Two are equal if they are the same secret.
 impl PartialEq for SharedSecret {
     fn eq(&self, other: &Self) -> bool {
         self.authorization == other.authorization
@@ -84,10 +83,10 @@ impl fmt::Debug for SharedSecret {
     }
 }
 
-/// Why something is not a [`SharedSecret`]. None of the texts holds any of it.
+/// Says why a string is not a [`SharedSecret`]. The texts contain no part of the string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum InvalidSecret {
-    /// There is nothing but white space.
+    /// It is empty, or only white space.
     Empty,
     /// It has a control character.
     ControlCharacter,
@@ -95,10 +94,12 @@ pub(crate) enum InvalidSecret {
     NotAscii,
 }
 
-impl fmt::Display for InvalidSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Empty => "the shared secret is empty; copy it from Released's settings, under User verification",
+impl InvalidSecret {
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Empty => {
+                "the shared secret is empty; copy it from Released's settings, under User verification"
+            }
             Self::ControlCharacter => {
                 "the shared secret has a control character in it, such as a line break; copy it again from Released"
             }
@@ -106,11 +107,9 @@ impl fmt::Display for InvalidSecret {
                 "the shared secret has a character that is not ASCII, such as a typographic quote or an invisible \
                  space; copy it again from Released"
             }
-        })
+        }
     }
 }
-
-impl std::error::Error for InvalidSecret {}
 
 #[cfg(test)]
 mod tests {
@@ -118,14 +117,14 @@ mod tests {
     use crate::client::ConfigErrorKind;
 
     #[test]
-    fn white_space_around_a_secret_is_dropped() {
+    fn white_space_around_a_secret_is_removed() {
         let secret = SharedSecret::new("\t s3cret \r\n").expect("a good secret");
         assert_eq!(secret.authorization(), "Bearer s3cret");
         assert!(secret.authorization().is_sensitive());
     }
 
     #[test]
-    fn what_no_header_can_carry_is_refused_without_an_echo() {
+    fn secrets_that_a_header_cannot_have_are_refused_and_not_shown() {
         for (bad, why) in [
             ("", InvalidSecret::Empty),
             (" \n", InvalidSecret::Empty),

@@ -1,4 +1,4 @@
-//! A file with the shared secret in it, which is rotated without a restart.
+//! A file that contains the shared secret, and is rotated without a restart.
 
 use std::fmt;
 use std::fs::File;
@@ -16,39 +16,40 @@ use super::config_error::ConfigError;
 use super::secret::{InvalidSecret, SharedSecret};
 use crate::telemetry::warn;
 
-/// How often a secret file is looked at. By content, for Kubernetes swaps symbolic links, which nothing reports.
-const LOOK_AFTER: Duration = Duration::from_secs(30);
+/// How often the file is read. File events do not report that Kubernetes swaps symbolic links.
+const CHECK_EVERY: Duration = Duration::from_secs(30);
 
-/// How often a secret file is looked at when Released refuses what was in it.
-const LOOK_AFTER_REFUSAL: Duration = Duration::from_secs(1);
+/// How often the file is read while Released refuses its secret.
+const CHECK_EVERY_AFTER_REFUSAL: Duration = Duration::from_secs(1);
 
-/// How long a mint that was refused waits for that.
-const LOOK_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a refused mint waits for that.
+const CHECK_WAIT: Duration = Duration::from_millis(500);
 
-/// A changed file must still be the same after this long, or it is being written.
+/// The time between the two reads of a changed file. If they differ, the file is being written.
 const SETTLED_AFTER: Duration = Duration::from_millis(20);
 
-/// How long a look may take. A file system that answers at all does so within this, however busy it is; one that hangs
-/// (NFS, FUSE, a pipe) may never answer, and the next look is to start all the same.
-const LOST_AFTER: Duration = Duration::from_secs(10);
+/// How long a check may take. A busy file system answers within this time. One that hangs (NFS, FUSE, a pipe) may never
+/// answer, and must not block the next check.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many reads may be under way. One that hangs cannot be cancelled, and keeps its thread.
-const MOST_READS: usize = 4;
+/// The limit of reads under way. A read that hangs cannot be cancelled, and keeps its thread.
+const MAX_READS: usize = 4;
 
-/// How often one more read is started while that many hang, perhaps for ever.
+/// How often an extra read starts while that many hang, perhaps for ever.
 const EXTRA_READ_AFTER: Duration = Duration::from_secs(10 * 60);
 
-/// The longest file that is read, in bytes. Secrets are much shorter.
+/// The longest file that is accepted, in bytes. Secrets are much shorter.
 const MAX_FILE_BYTES: u64 = 16 * 1024;
 
-/// A file with the shared secret in it, such as a mounted Kubernetes or Docker secret.
+/// Reads the shared secret from a file, such as a mounted Kubernetes or Docker secret.
 ///
-/// It is read again in the background: every 30 seconds, when a mint is asked for, and when Released answers 401. So a
-/// rotation needs no restart. When the file cannot be read, is empty, or is being written, the last valid secret stays
-/// in use, with a warning. Replace it by renaming a whole file over it, as Kubernetes does.
+/// The client reads the file again in the background, so a rotation needs no restart. A mint starts a read if the last
+/// one was 30 seconds ago, or if Released answers 401. If the file cannot be read, is empty, or is being written, the
+/// client keeps the last valid secret and logs a warning. To rotate the secret, rename a new file over the old one, as
+/// Kubernetes does.
 ///
-/// A file system that hangs holds up no mint: a read is given up after 10 seconds, and the next one starts on time. While 4
-/// such reads hang, one more is started every 10 minutes.
+/// A file system that hangs does not delay mints. After 10 seconds, a read counts as failed, and the next one starts on
+/// time. While 4 reads hang, one more starts every 10 minutes.
 ///
 /// # Example
 ///
@@ -64,113 +65,105 @@ const MAX_FILE_BYTES: u64 = 16 * 1024;
 #[derive(Debug)]
 pub struct SecretFile {
     path: PathBuf,
-    /// Where each look puts what it found, for all clients of this file.
+    /// The last valid secret, for all clients of this file.
     secret: watch::Sender<SharedSecret>,
     state: Mutex<State>,
-    /// Tells those who wait for a look that it is over.
-    looked: Notify,
-    /// The places of the reads, also of those that were given up and still hang.
+    /// Wakes the mints that wait for the end of a check.
+    checked: Notify,
+    /// Limits the reads, with those that timed out and still hang.
     reads: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
 struct State {
-    looked_at: Instant,
-    /// When the look under way began. There is never more than one: a slow file, on a network, must not take a thread for
-    /// each mint.
-    looking_since: Option<Instant>,
-    /// When a read was started although all places were taken.
+    checked_at: Instant,
+    /// The start of the check under way. There is at most one, so that a slow file does not take a thread for each
+    /// mint.
+    checking_since: Option<Instant>,
+    /// The start of the last read beyond the limit.
     last_extra_read: Instant,
 }
 
 impl SecretFile {
-    /// Reads the file, and blocks for that long.
+    /// Reads the file. Blocks the thread for that long.
     ///
     /// # Errors
     ///
-    /// [`ConfigErrorKind::SecretFile`](super::ConfigErrorKind::SecretFile) if the file cannot be read, is longer than 16 KiB, or
-    /// holds no valid secret. The text shows the path only if it names a file or is in an existing folder: otherwise it may be
-    /// the secret itself.
+    /// [`ConfigErrorKind::SecretFile`](super::ConfigErrorKind::SecretFile) if the file cannot be read, is longer than
+    /// 16 KiB, or contains no valid secret. The text shows the path only if the file or its folder exists: otherwise
+    /// the path may be the secret itself.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, ConfigError> {
         let path = path.into();
-        let secret = match read(&path) {
-            Ok(secret) => secret,
-            Err(error) => return Err(ConfigError::secret_file(path, error)),
-        };
+        let secret = read(&path).map_err(|error| ConfigError::secret_file(&path, error))?;
         let now = Instant::now();
-        let state = Mutex::new(State {
-            looked_at: now,
-            looking_since: None,
-            last_extra_read: now,
-        });
         Ok(Self {
             path,
             secret: watch::Sender::new(secret),
-            state,
-            looked: Notify::new(),
-            reads: Arc::new(Semaphore::new(MOST_READS)),
+            state: Mutex::new(State {
+                checked_at: now,
+                checking_since: None,
+                last_extra_read: now,
+            }),
+            checked: Notify::new(),
+            reads: Arc::new(Semaphore::new(MAX_READS)),
         })
     }
 
-    /// Returns a receiver of the secret that was last read.
+    /// Returns a receiver of the last valid secret.
     pub(crate) fn subscribe(&self) -> watch::Receiver<SharedSecret> {
         self.secret.subscribe()
     }
 
-    /// Starts a look at the file if the last one is 30 seconds old. A mint does not wait for it.
-    pub(crate) fn look(self: &Arc<Self>) {
-        self.look_if_older_than(LOOK_AFTER);
+    /// Starts a check if the last one was 30 seconds ago. Does not wait for it.
+    pub(crate) fn check(self: &Arc<Self>) {
+        self.check_if_older_than(CHECK_EVERY);
     }
 
-    /// Looks at the file if it may hold another secret than this one. A mint waits for that at most half a second.
-    pub(crate) async fn look_after_refusal(self: &Arc<Self>, refused: &SharedSecret) {
-        // Before the look, or its end could be missed.
-        let mut looked = pin!(self.looked.notified());
-        looked.as_mut().enable();
+    /// Checks the file after Released refused this secret. Waits for that for at most half a second.
+    pub(crate) async fn check_after_refusal(self: &Arc<Self>, refused: &SharedSecret) {
+        // Before the check, whose end would be missed otherwise.
+        let mut checked = pin!(self.checked.notified());
+        checked.as_mut().enable();
         if *self.secret.borrow() == *refused {
-            self.look_if_older_than(LOOK_AFTER_REFUSAL);
-            let looking_since = self.state().looking_since;
-            if let Some(since) = looking_since {
-                // From its beginning, so that a file that hangs holds up no mint after that. A later mint will know.
-                let _ = timeout_at(since + LOOK_PATIENCE, looked).await;
+            self.check_if_older_than(CHECK_EVERY_AFTER_REFUSAL);
+            let checking_since = self.state().checking_since;
+            if let Some(since) = checking_since {
+                // From the start of the check, so that a file that hangs delays only the first mints.
+                let _ = timeout_at(since + CHECK_WAIT, checked).await;
             }
         }
     }
 
-    /// Starts a look that goes on whatever becomes of the mint that asked for it.
-    fn look_if_older_than(self: &Arc<Self>, age: Duration) {
+    /// Starts a check in a task of its own, which goes on if the mint is dropped.
+    fn check_if_older_than(self: &Arc<Self>, age: Duration) {
         let mut state = self.state();
-        if state.looking_since.is_some() || state.looked_at.elapsed() < age {
+        if state.checking_since.is_some() || state.checked_at.elapsed() < age {
             return;
         }
-        state.looking_since = Some(Instant::now());
+        state.checking_since = Some(Instant::now());
         drop(state);
-        let look = Look {
-            file: Arc::clone(self),
-        };
+        let check = Check(Arc::clone(self));
         tokio::spawn(async move {
-            // What a read finds after its look was given up goes nowhere, as another look may have found a newer secret.
-            let found = timeout(LOST_AFTER, look.file.read_settled()).await;
+            let file = &check.0;
+            // The secret of a late read is dropped: a later check may have found a newer one.
+            let found = timeout(CHECK_TIMEOUT, file.read_settled()).await;
             match found.unwrap_or(Err(SecretFileError::Hangs)) {
-                Ok(secret) => drop(look.file.secret.send_replace(secret)),
-                Err(error) => {
-                    let path = look.file.path.display().to_string();
-                    warn!(
-                        path = path,
-                        "could not reload the secret file; keeping the last valid secret: {error}"
-                    );
-                }
+                Ok(secret) => drop(file.secret.send_replace(secret)),
+                Err(error) => warn!(
+                    path = file.path.display().to_string(),
+                    "could not reload the secret file; keeping the last valid secret: {error}"
+                ),
             }
         });
     }
 
-    /// Reads the file twice if there is something new in it, so that half a secret is not taken for one.
+    /// Reads the file, and reads it again if it changed: it may be only partly written.
     async fn read_settled(&self) -> Result<SharedSecret, SecretFileError> {
         let place = Arc::clone(&self.reads)
             .try_acquire_owned()
             .ok()
             .map(Arc::new);
-        if place.is_none() && !self.may_read_without_place() {
+        if place.is_none() && !self.may_read_beyond_limit() {
             return Err(SecretFileError::Hangs);
         }
         let first = self.read_in_background(place.clone()).await?;
@@ -186,38 +179,39 @@ impl SecretFile {
         }
     }
 
-    /// On a thread that may block: the file may be on a network.
+    /// Reads the file on a thread of its own, because the file may be on a network.
     async fn read_in_background(
         &self,
         place: Option<Arc<OwnedSemaphorePermit>>,
     ) -> Result<SharedSecret, SecretFileError> {
         let path = self.path.clone();
-        let (tell, told) = oneshot::channel();
-        // Paused time stands still only while the runtime's own threads are busy.
+        let (sender, receiver) = oneshot::channel();
+        // Paused time stops only while a blocking task of the runtime runs.
         #[cfg(test)]
-        let tell = {
-            let (told_still, still) = std::sync::mpsc::channel::<()>();
-            tokio::task::spawn_blocking(move || still.recv());
-            (tell, told_still)
+        let sender = {
+            let (end, ended) = std::sync::mpsc::channel::<()>();
+            tokio::task::spawn_blocking(move || ended.recv());
+            (sender, end)
         };
-        // Not on a thread of the runtime, which would wait for it when it ends.
+        // A runtime waits at its end for its own blocking threads, so this is not one of them.
         let thread = std::thread::Builder::new()
             .name("tower-released".to_owned())
             .spawn(move || {
                 let _place = place;
                 let found = read(&path);
                 #[cfg(test)]
-                let (tell, _told_still) = tell;
-                // Nobody may be waiting any more.
-                let _ = tell.send(found);
+                let (sender, _end) = sender;
+                // Fails if the check has timed out.
+                let _ = sender.send(found);
             });
         thread?;
-        told.await
+        receiver
+            .await
             .unwrap_or(Err(SecretFileError::Unreadable(io::ErrorKind::Other)))
     }
 
-    /// Whether one look more may hang, although all places are taken: what hangs may be a file that is not there any more.
-    fn may_read_without_place(&self) -> bool {
+    /// Returns whether a read may start beyond the limit. The reads that hang may be of a file that was replaced.
+    fn may_read_beyond_limit(&self) -> bool {
         let mut state = self.state();
         let may_read = state.last_extra_read.elapsed() >= EXTRA_READ_AFTER;
         if may_read {
@@ -232,24 +226,22 @@ impl SecretFile {
     }
 }
 
-/// A look under way; however it ends, those who wait are told.
-struct Look {
-    file: Arc<SecretFile>,
-}
+/// A check under way. Dropping it ends the check and wakes the mints that wait for it, even after a panic.
+struct Check(Arc<SecretFile>);
 
-impl Drop for Look {
+impl Drop for Check {
     fn drop(&mut self) {
-        let mut state = self.file.state();
-        state.looking_since = None;
-        state.looked_at = Instant::now();
+        let mut state = self.0.state();
+        state.checking_since = None;
+        state.checked_at = Instant::now();
         drop(state);
-        self.file.looked.notify_waiters();
+        self.0.checked.notify_waiters();
     }
 }
 
 fn read(path: &Path) -> Result<SharedSecret, SecretFileError> {
     let mut file = File::open(path)?.take(MAX_FILE_BYTES + 1);
-    // Of its final size from the start: a buffer that grows leaves copies behind.
+    // Of its final size from the start: a buffer that grows leaves copies in memory.
     let mut content = Zeroizing::new(vec![
         0;
         usize::try_from(MAX_FILE_BYTES).unwrap_or_default() + 1
@@ -270,7 +262,7 @@ fn read(path: &Path) -> Result<SharedSecret, SecretFileError> {
     Ok(SharedSecret::from_text(text)?)
 }
 
-/// Why there is no secret to be had from a secret file. None of the texts holds anything of its content.
+/// Says why a secret file has no valid secret. The texts contain no part of its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SecretFileError {
     /// It cannot be read.
@@ -281,7 +273,7 @@ pub(crate) enum SecretFileError {
     TooLong,
     /// Its content changed while it was read.
     BeingWritten,
-    /// Its content is no secret.
+    /// Its content is not a valid secret.
     Invalid(InvalidSecret),
 }
 
@@ -304,16 +296,14 @@ impl fmt::Display for SecretFileError {
                 write!(f, "the secret file cannot be read: {kind}; check its path and permissions")
             }
             Self::Hangs => f.write_str(
-                "the secret file was not read within 10 seconds; check the file system that it is on, and that it is no pipe",
+                "the secret file was not read within 10 seconds; check its file system, and that it is not a pipe",
             ),
             Self::TooLong => f.write_str("the secret file is longer than 16 KiB; check that it is the right file"),
             Self::BeingWritten => f.write_str("the secret file changed while it was read; rename a whole file over it"),
-            Self::Invalid(invalid) => write!(f, "the secret file has no valid secret in it: {invalid}"),
+            Self::Invalid(invalid) => write!(f, "the secret file has no valid secret in it: {}", invalid.text()),
         }
     }
 }
-
-impl std::error::Error for SecretFileError {}
 
 #[cfg(test)]
 mod tests {
@@ -348,7 +338,7 @@ mod tests {
         }
     }
 
-    // Paused time stands still while the file is read, so the order of what happens is fixed.
+    // Paused time stops while the file is read, so the order of events is fixed.
 
     fn open(file: &TemporaryFile) -> Arc<SecretFile> {
         Arc::new(SecretFile::open(&file.0).unwrap())
@@ -359,53 +349,53 @@ mod tests {
     }
 
     fn current(source: &Arc<SecretFile>) -> SharedSecret {
-        source.look();
+        source.check();
         known(source)
     }
 
     async fn after_refusal(source: &Arc<SecretFile>, refused: &SharedSecret) -> SharedSecret {
-        source.look_after_refusal(refused).await;
+        source.check_after_refusal(refused).await;
         known(source)
     }
 
-    /// Looks, and waits for the end of it.
-    async fn look(source: &Arc<SecretFile>) -> SharedSecret {
-        let looked = source.looked.notified();
-        source.look_if_older_than(Duration::ZERO);
-        looked.await;
+    /// Starts a check, and waits for its end.
+    async fn check(source: &Arc<SecretFile>) -> SharedSecret {
+        let checked = source.checked.notified();
+        source.check_if_older_than(Duration::ZERO);
+        checked.await;
         known(source)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_that_is_being_written_is_left_alone_until_it_is_whole() {
+    async fn a_file_that_is_being_written_is_not_used_until_it_is_complete() {
         let file = TemporaryFile::new("half", "the old secret");
         let source = open(&file);
         file.write("the new sec");
-        let (found, ()) = tokio::join!(look(&source), async {
+        let (found, ()) = tokio::join!(check(&source), async {
             sleep(SETTLED_AFTER / 2).await;
             file.write("the new secret");
         });
         assert_eq!(found, secret("the old secret"));
-        assert_eq!(look(&source).await, secret("the new secret"));
+        assert_eq!(check(&source).await, secret("the new secret"));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_is_looked_at_every_thirty_seconds_and_nobody_waits_for_it() {
+    async fn a_file_is_checked_every_thirty_seconds_and_nobody_waits_for_it() {
         let file = TemporaryFile::new("every", "the old secret");
         let source = open(&file);
         file.write("the new secret");
         advance(Duration::from_secs(29)).await;
         current(&source);
-        assert!(source.state().looking_since.is_none());
+        assert!(source.state().checking_since.is_none());
         advance(Duration::from_secs(2)).await;
-        let looked = source.looked.notified();
+        let checked = source.checked.notified();
         assert_eq!(current(&source), secret("the old secret"));
-        looked.await;
+        checked.await;
         assert_eq!(current(&source), secret("the new secret"));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refusal_looks_at_most_once_a_second() {
+    async fn a_refusal_checks_at_most_once_a_second() {
         let file = TemporaryFile::new("refusal", "the old secret");
         let source = open(&file);
         let old = secret("the old secret");
@@ -420,7 +410,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_look_goes_on_although_the_mint_that_asked_for_it_is_dropped() {
+    async fn a_check_goes_on_although_its_mint_is_dropped() {
         let file = TemporaryFile::new("dropped", "the old secret");
         let source = open(&file);
         let old = secret("the old secret");
@@ -437,11 +427,11 @@ mod tests {
 
     #[cfg(unix)]
     #[tokio::test]
-    async fn a_file_that_hangs_takes_one_thread_and_holds_up_nobody_for_long() {
+    async fn a_file_that_hangs_takes_one_thread_and_delays_nobody_for_long() {
         let file = TemporaryFile::new("hangs", "the old secret");
         let source = open(&file);
         let old = secret("the old secret");
-        // A pipe that nobody writes to: to open it for reading takes for ever.
+        // Opening a pipe for reading takes for ever while nobody writes to it.
         std::fs::remove_file(&file.0).unwrap();
         assert!(
             std::process::Command::new("mkfifo")
@@ -450,23 +440,23 @@ mod tests {
                 .unwrap()
                 .success()
         );
-        source.state().looked_at = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
+        source.state().checked_at = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
         for _ in 0..3 {
             assert_eq!(after_refusal(&source, &old).await, old);
             assert_eq!(current(&source), old);
             assert!(
-                source.state().looking_since.is_some(),
-                "it is the same look all the time"
+                source.state().checking_since.is_some(),
+                "it is the same check all the time"
             );
         }
-        // Let the thread go, so that the test can end.
+        // Ends the thread, so that the test can end.
         std::fs::OpenOptions::new()
             .write(true)
             .open(&file.0)
             .unwrap();
     }
 
-    /// A pipe in the place of a file: to open it for reading takes until somebody writes to it.
+    /// A pipe in the place of a file. Opening it for reading takes until somebody writes to it.
     #[cfg(unix)]
     struct Pipe<'a>(&'a TemporaryFile);
 
@@ -492,20 +482,20 @@ mod tests {
 
         /// Ends the reads that hang; one of them gets this content.
         fn write(&self, content: &str) {
-            // For reading, too, so that this does not wait for a reader.
+            // Also for reading, so that this does not wait for a reader.
             let mut pipe = std::fs::OpenOptions::new()
                 .read(true)
                 .write(true)
                 .open(self.path())
                 .unwrap();
             io::Write::write_all(&mut pipe, content.as_bytes()).unwrap();
-            // Closed before a reader has come, it would be empty.
+            // If it is closed before a reader opens it, its content is lost.
             std::thread::sleep(Duration::from_millis(50));
         }
 
-        /// Ends all reads, also those whose threads are late.
+        /// Ends all reads, with those whose threads start late.
         fn end_all_reads(&self, source: &SecretFile, content: &str) {
-            while source.reads.available_permits() < MOST_READS {
+            while source.reads.available_permits() < MAX_READS {
                 self.write(content);
             }
         }
@@ -520,33 +510,37 @@ mod tests {
     #[cfg(unix)]
     impl Drop for Pipe<'_> {
         fn drop(&mut self) {
-            // Or the runtime would wait for the threads for ever, also when a test fails.
+            // The runtime waits for the threads, also after a failed test.
             self.write("");
             let _ = std::fs::remove_file(self.path());
         }
     }
 
-    /// Looks while time goes by, which it does not by itself while a read hangs.
+    /// Starts a check, and advances the time, which stops while a read hangs.
     #[cfg(unix)]
-    async fn look_for(source: &Arc<SecretFile>, at_most: Duration) {
+    async fn check_for(source: &Arc<SecretFile>, at_most: Duration) {
         let step = Duration::from_millis(1);
-        let mut looked = pin!(source.looked.notified());
-        source.look_if_older_than(Duration::ZERO);
+        let mut checked = pin!(source.checked.notified());
+        source.check_if_older_than(Duration::ZERO);
         let start = Instant::now();
-        while timeout(Duration::ZERO, looked.as_mut()).await.is_err() && start.elapsed() < at_most {
+        while timeout(Duration::ZERO, checked.as_mut()).await.is_err() && start.elapsed() < at_most
+        {
             std::thread::sleep(step);
             advance(step).await;
         }
     }
 
-    /// Looks at a file that hangs until the look is lost.
+    /// Checks a file that hangs, until the check times out.
     #[cfg(unix)]
-    async fn lose_a_look(source: &Arc<SecretFile>) {
-        look_for(source, Duration::from_millis(50)).await;
-        assert!(source.state().looking_since.is_some());
-        advance(LOST_AFTER).await;
+    async fn hang_until_timeout(source: &Arc<SecretFile>) {
+        check_for(source, Duration::from_millis(50)).await;
+        assert!(source.state().checking_since.is_some());
+        advance(CHECK_TIMEOUT).await;
         tokio::task::yield_now().await;
-        assert!(source.state().looking_since.is_none(), "it is not lost yet");
+        assert!(
+            source.state().checking_since.is_none(),
+            "it has not timed out yet"
+        );
     }
 
     #[cfg(unix)]
@@ -555,11 +549,11 @@ mod tests {
         let file = TemporaryFile::new("hung", "the old secret");
         let source = open(&file);
         let pipe = Pipe::instead_of(&file);
-        lose_a_look(&source).await;
+        hang_until_timeout(&source).await;
         assert_eq!(known(&source), secret("the old secret"));
 
         pipe.replace("the new secret");
-        look_for(&source, LOST_AFTER).await;
+        check_for(&source, CHECK_TIMEOUT).await;
         assert_eq!(known(&source), secret("the new secret"));
         pipe.end_all_reads(&source, "the old secret");
         tokio::task::yield_now().await;
@@ -573,32 +567,32 @@ mod tests {
         let source = open(&file);
         let pipe = Pipe::instead_of(&file);
         for hung in 1..=4 {
-            lose_a_look(&source).await;
-            assert_eq!(MOST_READS - source.reads.available_permits(), hung);
+            hang_until_timeout(&source).await;
+            assert_eq!(MAX_READS - source.reads.available_permits(), hung);
         }
-        // A look that would take a fifth thread ends at once.
+        // A check that needs a fifth thread fails at once.
         let before = Instant::now();
-        assert_eq!(look(&source).await, secret("the old secret"));
+        assert_eq!(check(&source).await, secret("the old secret"));
         assert_eq!(before.elapsed(), Duration::ZERO);
 
         pipe.end_all_reads(&source, "");
         pipe.replace("the new secret");
-        assert_eq!(look(&source).await, secret("the new secret"));
+        assert_eq!(check(&source).await, secret("the new secret"));
     }
 
-    /// A mount that is gone for good (`umount -l`, a pipe nobody writes to) never gives its four threads back.
+    /// A mount that is lost (`umount -l`, a pipe that nobody writes to) never returns its four threads.
     #[cfg(unix)]
     #[tokio::test(start_paused = true)]
-    async fn a_file_that_was_mended_is_read_although_four_reads_hang_for_ever() {
+    async fn a_file_that_was_replaced_is_read_although_four_reads_hang_for_ever() {
         let file = TemporaryFile::new("for-ever", "the old secret");
         let source = open(&file);
         let pipe = Pipe::instead_of(&file);
         for _ in 0..4 {
-            lose_a_look(&source).await;
+            hang_until_timeout(&source).await;
         }
         pipe.replace("the new secret");
         advance(EXTRA_READ_AFTER).await;
-        look_for(&source, LOST_AFTER).await;
+        check_for(&source, CHECK_TIMEOUT).await;
         let found = source.secret.borrow().clone();
         pipe.end_all_reads(&source, "");
         assert_eq!(found, secret("the new secret"));

@@ -1,4 +1,4 @@
-//! Where the shared secret comes from.
+//! The sources of the shared secret.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,11 +11,11 @@ use super::secret::{InvalidSecret, SharedSecret};
 use super::secret_file::SecretFile;
 use crate::telemetry::info;
 
-/// Where a [`ReleasedClient`](crate::ReleasedClient) takes its secret from: a string or a [`SharedSecret`] that never changes, a
-/// [`SecretFile`], or a `tokio::sync::watch::Receiver<SharedSecret>` into which the application pushes.
+/// Provides the secret of a [`ReleasedClient`](crate::ReleasedClient).
 ///
-/// A string that cannot be a secret is an error of [`build`](super::ReleasedClientBuilder::build). A `String` is wiped from
-/// memory.
+/// It is created from a string or a [`SharedSecret`] that never changes, from a [`SecretFile`], or from a
+/// `tokio::sync::watch::Receiver<SharedSecret>`, to which the application sends new secrets. If a string is not a valid
+/// secret, [`build`](super::ReleasedClientBuilder::build) returns the error. A `String` is wiped from memory.
 ///
 /// # Example
 ///
@@ -37,9 +37,9 @@ pub struct SecretSource(Result<Source, InvalidSecret>);
 
 #[derive(Clone, Debug)]
 struct Source {
-    /// The only place that the secret is read from. A fixed one has no sender.
+    /// Holds the secret. It has no sender if the secret never changes.
     secret: watch::Receiver<SharedSecret>,
-    /// The file whose looks send into it, if it is one.
+    /// The file that sends to `secret`, if the source is a file.
     file: Option<Arc<SecretFile>>,
 }
 
@@ -95,9 +95,9 @@ impl From<watch::Receiver<SharedSecret>> for SecretSource {
 #[derive(Debug)]
 pub(crate) struct Secret {
     source: Source,
-    /// The one that was last used, to tell when another comes.
+    /// The secret that was used last, to notice a change.
     in_use: Mutex<Option<SharedSecret>>,
-    /// How often another one came.
+    /// The number of changes.
     changes: AtomicU64,
 }
 
@@ -110,31 +110,32 @@ impl Secret {
         })
     }
 
-    /// Returns the secret as it is known now. Nobody waits for a file.
+    /// Returns the last known secret. Does not wait for a file.
     pub(crate) fn current(&self) -> SharedSecret {
         if let Some(file) = &self.source.file {
-            file.look();
+            file.check();
         }
         self.known()
     }
 
-    /// Looks for another secret than the one that Released refused.
+    /// Returns another secret than the one that Released refused, if there is one.
     pub(crate) async fn other_than(&self, refused: &SharedSecret) -> Option<SharedSecret> {
         if let Some(file) = &self.source.file {
-            file.look_after_refusal(refused).await;
+            file.check_after_refusal(refused).await;
         }
         Some(self.known()).filter(|secret| secret != refused)
     }
 
-    /// 1 for the first secret, and one more for each change that was seen.
+    /// Returns 1 for the first secret, and one more for each change.
     pub(crate) fn generation(&self) -> u64 {
         self.changes.load(Ordering::Relaxed) + 1
     }
 
-    /// Reads the secret, and says so if it is another one than before.
+    /// Reads the secret. Counts and logs a change.
     fn known(&self) -> SharedSecret {
         let (secret, is_changed) = {
-            // Read under the lock: of two mints during a rotation, the one that read first must not be the last to note.
+            // Read under the lock. Otherwise, during a rotation, a mint could store the old secret after another mint
+            // stored the new one.
             let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
             let secret = self.source.secret.borrow().clone();
             let is_changed = in_use.as_ref().is_some_and(|before| *before != secret);
@@ -145,7 +146,7 @@ impl Secret {
         };
         if is_changed {
             self.changes.fetch_add(1, Ordering::Relaxed);
-            info!("the shared secret was changed, and the new one is used from now on");
+            info!("the shared secret was changed; using the new one");
             super::metrics::secret_changed();
         }
         secret
@@ -162,9 +163,9 @@ mod tests {
         SharedSecret::new(text).unwrap()
     }
 
-    /// Two mints: one reads the secret just before a rotation, the other just after, and the first is the last to say so.
+    /// One mint may read the secret before a rotation, and store it after another mint has stored the new one.
     #[test]
-    fn every_rotation_is_told_once() {
+    fn every_rotation_is_counted_once() {
         const ROTATIONS: u64 = 300;
         let (push, receiver) = watch::channel(secret("number 0"));
         let source = Secret::new(receiver.into()).unwrap();

@@ -1,28 +1,28 @@
-//! What a client knows of Released, for a readiness page.
+//! The status of a client, for a readiness page.
 
 use std::time::Duration;
 
 use crate::error::MintErrorKind;
 
-/// What a [`ReleasedClient`](super::ReleasedClient) knows of Released; see [`status`](super::ReleasedClient::status).
+/// Describes the state of a [`ReleasedClient`](super::ReleasedClient); see [`status`](super::ReleasedClient::status).
 ///
-/// It names nobody and holds no secret, so it can be shown as it is.
+/// It contains no personal data and no secret, so it can be shown unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
     /// Whether mints are sent, and if not, why.
     pub circuit: CircuitState,
-    /// How many mints are under way.
+    /// The number of mints in flight.
     pub mints_in_flight: usize,
     /// How long ago the last mint succeeded. `None` if none has yet.
     pub last_success: Option<Duration>,
-    /// The last mint that was sent and failed. `None` if none has yet.
+    /// The error of the last mint that was sent and failed. `None` if none has yet.
     pub last_error: Option<LastError>,
-    /// Which secret is in use: 1 for the first, and one more for each change that a mint has seen.
+    /// The number of the secret in use: 1 for the first, and one more for each change that a mint has seen.
     pub secret_generation: u64,
 }
 
-/// Whether mints are sent to Released.
+/// Says whether mints are sent to Released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CircuitState {
@@ -33,10 +33,10 @@ pub enum CircuitState {
     Open {
         /// Why.
         reason: CircuitReason,
-        /// For how long. Zero if the next mint is sent, to find out.
+        /// For how long. Zero if the next mint probes.
         remaining: Duration,
     },
-    /// One mint is under way to find out; the others fail at once.
+    /// One mint probes. The others fail at once.
     #[non_exhaustive]
     Probing {
         /// Why the circuit was open.
@@ -45,7 +45,7 @@ pub enum CircuitState {
 }
 
 impl CircuitState {
-    /// The state's name: `closed`, `open` or `probing`.
+    /// Returns the state's name: `closed`, `open` or `probing`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -54,7 +54,7 @@ impl CircuitState {
         }
     }
 
-    /// Why mints fail at once. `None` if they do not.
+    /// Returns why mints fail at once, or `None` if they are sent.
     pub fn reason(self) -> Option<CircuitReason> {
         match self {
             Self::Closed => None,
@@ -63,14 +63,14 @@ impl CircuitState {
     }
 }
 
-/// Why mints fail at once.
+/// Says why mints fail at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CircuitReason {
     /// Released keeps failing. Mints fail with [`MintErrorKind::CircuitOpen`].
     Failing,
-    /// Released asked to wait. Mints fail with the kind of the mint that was told so: [`MintErrorKind::RateLimited`] or
-    /// [`MintErrorKind::Unavailable`].
+    /// Released asked to wait. Mints fail with [`MintErrorKind::RateLimited`] after a 429, and with
+    /// [`MintErrorKind::Unavailable`] after a 503.
     Throttled,
     /// Released refuses the shared secret. Mints fail with [`MintErrorKind::Unauthorized`].
     Refused,
@@ -80,7 +80,7 @@ impl CircuitReason {
     #[cfg(feature = "metrics")]
     pub(crate) const ALL: [Self; 3] = [Self::Failing, Self::Throttled, Self::Refused];
 
-    /// The reason's name, for logs and metrics: `failing`, `throttled` or `refused`.
+    /// Returns the reason's name, for logs and metrics: `failing`, `throttled` or `refused`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Failing => "failing",
@@ -90,12 +90,12 @@ impl CircuitReason {
     }
 }
 
-/// A mint that was sent and failed.
+/// Describes the last mint that was sent and failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LastError {
-    /// How it failed.
+    /// The kind of its error.
     pub kind: MintErrorKind,
-    /// How long ago.
+    /// How long ago it failed.
     pub age: Duration,
 }

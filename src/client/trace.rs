@@ -1,8 +1,7 @@
 //! The span of an exchange, with the names of OpenTelemetry's conventions for HTTP clients.
 //!
-//! At the level of debugging, as every page has them: whoever does not record them pays next to nothing.
-//!
-//! None of the fields tells who somebody is, and none holds what the remote end wrote.
+//! Its level is `debug`, because every page has one: it costs little where nobody records it. No field identifies a
+//! person, or contains text from the network.
 
 use http::{StatusCode, Version};
 use tokio::time::Instant;
@@ -17,20 +16,20 @@ use crate::telemetry::ERROR;
 /// The span of one exchange.
 pub(crate) struct ExchangeSpan {
     span: Span,
-    /// When the attempt runs into its time limit, and the exchange with it.
+    /// When the attempt reaches its time limit.
     limit: Instant,
     has_ended: bool,
 }
 
 impl ExchangeSpan {
-    /// `resends` is how many exchanges came before it for the same mint.
+    /// Opens a span. `resends` is the number of earlier exchanges of the same mint.
     pub(crate) fn new(endpoint: &Endpoint, resends: u32, limit: Instant) -> Self {
         Self {
             span: debug_span!(
                 "POST",
                 "otel.kind" = "client",
                 "http.request.method" = "POST",
-                // Neither a user name nor a query is in it: no endpoint has them.
+                // An endpoint has neither a user name nor a query.
                 "url.full" = endpoint.url().as_str(),
                 "server.address" = endpoint.url().host_str(),
                 "server.port" = endpoint.url().port_or_known_default(),
@@ -45,8 +44,8 @@ impl ExchangeSpan {
         }
     }
 
-    /// Runs the exchange in it.
-    // Not an `async fn`: it would hold the future that it is given twice, and move it once more.
+    /// Runs the exchange in the span.
+    // Not an `async fn`, which would store the future twice and move it once more.
     pub(crate) fn around<F: Future>(
         &self,
         exchange: F,
@@ -59,7 +58,7 @@ impl ExchangeSpan {
         &self.span
     }
 
-    /// Notes how the exchange ended.
+    /// Records the end of the exchange.
     pub(crate) fn end<T>(mut self, result: &Result<T, Failure>) {
         self.has_ended = true;
         if let Err(failure) = result {
@@ -73,7 +72,8 @@ impl ExchangeSpan {
     }
 }
 
-/// An exchange that is given up half way is an error if its time was over, and none if its page went away.
+/// An exchange that is dropped at its time limit is an error. One that is dropped earlier was cancelled, which is no
+/// error.
 impl Drop for ExchangeSpan {
     fn drop(&mut self) {
         if !self.has_ended && Instant::now() >= self.limit {
@@ -82,8 +82,8 @@ impl Drop for ExchangeSpan {
     }
 }
 
-/// Records the head of the answer. Not through the current span, which is the application's own where these are switched
-/// off.
+/// Records the status and the version of the answer. Not through the current span: where this span is disabled, that is
+/// the application's own.
 pub(crate) fn record_head(span: &Span, status: StatusCode, version: Version) {
     span.record("http.response.status_code", status.as_u16());
     let version = match version {

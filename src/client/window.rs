@@ -1,8 +1,8 @@
-//! How many mints succeeded and failed in the last seconds.
+//! Counts the mints of the last ten seconds.
 
 use tokio::time::Instant;
 
-/// How long a mint counts, in seconds.
+/// The length of the window, in seconds.
 const SECONDS: usize = 10;
 
 /// The successes and failures of the last ten seconds, one bucket a second.
@@ -40,10 +40,10 @@ impl Window {
         bucket.failed += u32::from(failed);
     }
 
-    /// Whether at least this part of at least so many mints failed.
+    /// Returns whether at least this part of at least so many mints failed.
     pub(crate) fn is_failing(&self, now: Instant, failing_part: f32, of_at_least: u32) -> bool {
         let second = self.second(now);
-        // A mint may be reported with a time that is a moment behind another's.
+        // Times are taken before the lock, so one may be slightly earlier than the one before.
         let recent = self
             .buckets
             .iter()
@@ -51,7 +51,7 @@ impl Window {
         let (all, failed) = recent.fold((0, 0), |(all, failed), bucket| {
             (all + bucket.all, failed + bucket.failed)
         });
-        // What never failed does not fail too often, whatever part is allowed.
+        // Without a failure, even a part of 0 does not open the circuit.
         failed > 0
             && all >= of_at_least
             && f64::from(failed) >= f64::from(all) * f64::from(failing_part)

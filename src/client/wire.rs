@@ -1,4 +1,4 @@
-//! What goes over the wire, and what its answers mean.
+//! The requests to the token API, and the meaning of its answers.
 
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
@@ -9,19 +9,19 @@ use crate::error::{MintError, MintErrorKind};
 use crate::token::AuthToken;
 use crate::user::User;
 
-/// Which of Released's two token APIs to speak.
+/// Selects one of Released's two token APIs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TokenApi {
-    /// The current one, "impersonation": it is sent the user's id, e-mail address, name and picture.
+    /// The current API, "impersonation". It gets the user's id, e-mail address, name and picture.
     #[default]
     Impersonation,
-    /// The older one: it is sent the e-mail address alone.
+    /// The older API. It gets only the e-mail address.
     EmailOnly,
 }
 
 impl TokenApi {
-    /// Where Released documents this API to be.
+    /// Returns the URL that Released documents for this API.
     pub(crate) fn documented_url(self) -> &'static str {
         match self {
             Self::Impersonation => "https://accounts.releasedhub.com/auth/api/impersonation/token",
@@ -29,7 +29,7 @@ impl TokenApi {
         }
     }
 
-    /// The body of a request for a token.
+    /// Returns the body of a request for a token.
     pub(crate) fn body(self, account_id: &str, user: &User) -> Vec<u8> {
         let body = match self {
             Self::Impersonation => TokenRequest {
@@ -80,19 +80,19 @@ impl<'a> Profile<'a> {
     }
 }
 
-/// A successful answer is a bare JSON string, the token.
+/// Parses a successful answer: a bare JSON string, the token.
 pub(crate) fn parse_reply(body: &[u8]) -> Result<AuthToken, MintError> {
-    // Borrowed, unless something in it is escaped, which nothing in a token needs to be.
+    // Borrowed, unless the string has escapes, which a token does not need.
     if let Ok(token) = serde_json::from_slice::<&str>(body) {
         return AuthToken::new(token);
     }
-    // The parser's error is left out: it may quote the body.
+    // Without the parser's error, which may quote the body.
     let token: String = serde_json::from_slice(body)
         .map_err(|_| MintError::new(MintErrorKind::MalformedResponse))?;
     AuthToken::new(token)
 }
 
-/// What a status other than success means, and whether it may pass.
+/// Turns a status other than success into a failure.
 pub(crate) fn refusal(status: StatusCode, headers: &HeaderMap) -> Failure {
     let kind = match status.as_u16() {
         401 | 403 => MintErrorKind::Unauthorized,
@@ -100,7 +100,7 @@ pub(crate) fn refusal(status: StatusCode, headers: &HeaderMap) -> Failure {
         429 => MintErrorKind::RateLimited,
         425 | 500..=599 => MintErrorKind::Unavailable,
         400..=499 => MintErrorKind::Rejected,
-        // A redirection would carry the secret and the person's address elsewhere, so it is not followed.
+        // A redirect is not followed: it would send the secret and the e-mail address elsewhere.
         _ => MintErrorKind::MalformedResponse,
     };
     let mut error = MintError::new(kind).with_status(status);

@@ -44,7 +44,7 @@ impl Drop for Server {
 pub struct Counts {
     /// Connections that were opened.
     pub connections: usize,
-    /// Requests for a token, whatever their end.
+    /// Requests for a token.
     pub requests: usize,
     /// Requests for a token that are neither answered nor cancelled.
     pub in_flight: usize,
@@ -97,7 +97,7 @@ pub enum AccessDenied {
 impl fmt::Display for AccessDenied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Signature => "the token is not one of ours",
+            Self::Signature => "this fake did not sign the token",
             Self::Expired => "the token has expired",
             Self::InvalidOrigin => "invalid_origin",
         })

@@ -7,7 +7,8 @@
 //!
 //! Give [`FakeReleased::client`] to the layer. To configure an application from outside, set `RELEASED_TOKEN_URL`,
 //! `RELEASED_ACCOUNT_ID` and `RELEASED_SHARED_SECRET` to the fake's `impersonation_url()`, `account_id()` and
-//! `shared_secret()`. For an outage, call `set_latency(..)` or `reply_always(Reply::status(503))`, and then `recover()`.
+//! `shared_secret()`. For an outage, call `set_latency(..)` or `reply_always(Reply::status(503))`, and then
+//! `recover()`.
 //!
 //! # Example
 //!

@@ -23,7 +23,7 @@ pub(crate) struct Account {
     pub(crate) secret: Mutex<String>,
 }
 
-/// Why a request is refused. The vendor documents no error bodies, so these texts are the fake's own.
+/// Says why a request is refused. Released does not document error bodies, so these texts are the fake's own.
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
     pub(crate) reason: &'static str,

@@ -30,13 +30,13 @@ use super::reply::Reply;
 use super::rules::{Account, Api, Refusal};
 use crate::user::User;
 
-/// How long Released documents a token to live.
+/// The life of a token that Released documents.
 const TOKEN_LIFE: Duration = Duration::from_secs(2 * 60);
 
-/// How long Released documents an embed's session to live.
+/// The life of an embed's session that Released documents.
 const SESSION_LIFE: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 
-/// The longest body that is read, in bytes.
+/// The longest body that is accepted, in bytes.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
 pub(crate) const IMPERSONATION_PATH: &str = "/auth/api/impersonation/token";
@@ -44,7 +44,7 @@ pub(crate) const EMAIL_ONLY_PATH: &str = "/auth/api/token";
 pub(crate) const EMBED_PATH: &str = "/1/embed.js";
 const SESSION_PATH: &str = "/session";
 
-/// What the server and its handles share.
+/// The state that the server and its handles share.
 pub(crate) struct Shared {
     pub(crate) account: Account,
     pub(crate) key: Key,
@@ -53,7 +53,7 @@ pub(crate) struct Shared {
     pub(crate) counts: watch::Sender<Counts>,
 }
 
-/// How it answers.
+/// Sets how the server answers.
 pub(crate) struct Behaviour {
     pub(crate) latency: Duration,
     pub(crate) token_life: Duration,
@@ -61,7 +61,7 @@ pub(crate) struct Behaviour {
     pub(crate) always: Option<Reply>,
 }
 
-/// Serves until it is aborted; connections go with it.
+/// Serves until it is aborted. That also closes its connections.
 pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
@@ -69,17 +69,17 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
             continue;
         };
         shared.counts.send_modify(|counts| counts.connections += 1);
-        // Answers are small, and tests are about latency.
+        // Answers are small, and tests measure latency.
         let _ = stream.set_nodelay(true);
         let shared = Arc::clone(&shared);
         connections.spawn(async move {
             let service = service_fn(move |request| answer(Arc::clone(&shared), request));
-            // An error is the caller's to see.
+            // The caller sees its error.
             let _ = http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
         });
-        // Closed connections need not be kept.
+        // Drops closed connections.
         while connections.try_join_next().is_some() {}
     }
 }
@@ -129,7 +129,7 @@ impl Shared {
         }
     }
 
-    /// The answer to a request for a token.
+    /// Answers a request for a token.
     async fn token(&self, api: Api, headers: &HeaderMap, body: Incoming) -> Response<Full<Bytes>> {
         let mut in_flight = InFlight::enter(&self.counts);
         let response = self.token_or_refusal(api, headers, body).await;
@@ -182,7 +182,7 @@ impl Shared {
         }
     }
 
-    /// The answer to an embed that wants a session. Pages are of another origin, so it speaks CORS.
+    /// Answers an embed that asks for a session. Pages have another origin, so the answer has CORS headers.
     async fn session(
         &self,
         method: &Method,
@@ -256,7 +256,7 @@ impl Shared {
     }
 }
 
-/// Counts a request for a token, and whether it was given up: then its future is dropped before it is done.
+/// Counts a request for a token. If it is dropped before it is done, the request counts as cancelled.
 struct InFlight<'a> {
     counts: &'a watch::Sender<Counts>,
     done: bool,
@@ -299,7 +299,7 @@ fn claims(api: Api, user: &User, life: Duration) -> Claims {
     }
 }
 
-/// Released wants HTTPS from a trusted domain; the fake trusts every domain, and this machine without HTTPS.
+/// Released requires HTTPS and a trusted domain. The fake trusts every domain, and this machine without HTTPS.
 fn may_embed(origin: Option<&HeaderValue>) -> bool {
     let Some(origin) = origin else { return true };
     let origin = origin
@@ -364,7 +364,7 @@ pub(crate) fn random_secret() -> String {
     format!("fake-secret-{:016x}", random())
 }
 
-/// Random enough for a fake: the standard library seeds its hash maps from the system.
+/// Returns a number that is random enough for a fake. The system seeds the standard library's hash maps.
 fn random() -> u64 {
     RandomState::new().hash_one(())
 }

@@ -1,4 +1,4 @@
-//! How connections to the token API are opened, and for how long that is waited for.
+//! The connectors of the default client, and their time limits.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -7,30 +7,33 @@ use std::{future, io};
 
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::dns::{GaiAddrs, GaiFuture, GaiResolver, Name};
+use hyper_util::client::legacy::connect::dns::GaiResolver;
 use tokio::time::timeout;
+use tower::util::MapErr;
 use tower::{BoxError, Service};
 
-use super::stage::{FailedStage, Stage, Staged};
+use super::stage::{FailedStage, Stage};
 
-/// How long a connection may be idle before the system asks whether the other end is still there, how long it waits for an
-/// answer, and how often it asks.
+/// TCP keepalive: the idle time before the first probe, the time between probes, and the number of probes.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(15), 3);
 
 /// How long sent data may go unacknowledged before the connection counts as dead.
 #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connector of TCP.
-pub(crate) type Tcp = Staged<HttpConnector<Resolver>>;
+/// The system's resolver, with errors that name the stage.
+type Resolver = MapErr<GaiResolver, fn(io::Error) -> FailedStage>;
 
 /// Opens TCP connections.
-pub(crate) fn tcp(limit: Duration) -> Tcp {
-    let mut tcp = HttpConnector::new_with_resolver(Resolver(GaiResolver::new()));
-    // It serves TLS, too.
+pub(crate) fn tcp(limit: Duration) -> HttpConnector<Resolver> {
+    let mut tcp = HttpConnector::new_with_resolver(MapErr::new(
+        GaiResolver::new(),
+        (|error| FailedStage::new(Stage::Dns, error)) as fn(_) -> _,
+    ));
+    // The TLS connectors use it for `https`, too.
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
-    // Shared among the addresses of a name, so that one that does not answer leaves time for the next.
+    // The addresses of a name share the limit, so one that does not answer leaves time for the next.
     tcp.set_connect_timeout(Some(limit));
     let (idle, interval, retries) = KEEPALIVE;
     tcp.set_keepalive(Some(idle));
@@ -38,43 +41,10 @@ pub(crate) fn tcp(limit: Duration) -> Tcp {
     tcp.set_keepalive_retries(Some(retries));
     #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
     tcp.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
-    Stage::Tcp.of(tcp)
+    tcp
 }
 
-/// The system's resolver, whose errors can be told from others.
-#[derive(Clone)]
-pub(crate) struct Resolver(GaiResolver);
-
-impl Service<Name> for Resolver {
-    type Response = GaiAddrs;
-    type Error = FailedStage;
-    type Future = Resolving;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FailedStage>> {
-        self.0
-            .poll_ready(cx)
-            .map_err(|error| FailedStage::new(Stage::Dns, error))
-    }
-
-    fn call(&mut self, name: Name) -> Resolving {
-        Resolving(self.0.call(name))
-    }
-}
-
-/// The future of a [`Resolver`].
-pub(crate) struct Resolving(GaiFuture);
-
-impl Future for Resolving {
-    type Output = Result<GaiAddrs, FailedStage>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0)
-            .poll(cx)
-            .map_err(|error| FailedStage::new(Stage::Dns, error))
-    }
-}
-
-/// A connector that gives up in time, whatever takes so long: DNS, TCP, a proxy or TLS.
+/// A connector with a time limit for all of DNS, TCP, a proxy and TLS.
 #[derive(Clone)]
 pub(crate) struct Within<C> {
     pub(crate) connector: C,

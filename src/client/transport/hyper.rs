@@ -1,4 +1,4 @@
-//! Hyper's client, which is used by default, and its pools of connections.
+//! Hyper's client, the default, and its pools of connections.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,49 +20,50 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower::Service;
 
 use super::Transport;
-#[cfg(any(feature = "rustls", feature = "native-tls"))]
-use super::connector::Tcp;
 use super::connector::{Within, tcp};
-#[cfg(any(feature = "rustls", feature = "native-tls"))]
 use super::stage::Stage;
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
 use super::tls::Tls;
-use crate::client::config_error::{Cause, ConfigError};
+use crate::client::config_error::{ConfigError, ConfigErrorKind};
 use crate::client::endpoint::Endpoint;
 use crate::client::pool::Pools;
 
 /// The longest head of an answer, in bytes.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// How long a connection may take to open: DNS, TCP, a proxy and TLS. On a working network they take a fraction of this, and the
-/// attempt (1.5 seconds) ends before a second try could.
+/// How long a connection may take to open, with DNS, TCP, a proxy and TLS. On a working network they take a fraction of
+/// this. The attempt (1.5 seconds) leaves no time to try twice.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long an idle connection is kept: less than load balancers do, which is 60 seconds or more.
+/// How long an idle connection is kept. Load balancers keep one for 60 seconds or more.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many idle connections are kept: a quarter of the mints that may be in flight by default.
+/// How many idle connections are kept: a quarter of the default limit of mints in flight.
 pub(crate) const MAX_IDLE: usize = 32;
 
-/// What the client is called. An application's own has a name of its own.
+/// The `User-Agent` of the default client.
 pub(crate) const USER_AGENT: &str = concat!("tower-released/", env!("CARGO_PKG_VERSION"));
 
-/// Over hyper, to this endpoint and to nowhere else: clients that share everything but their connections.
+/// Creates pools for this endpoint only. Their clients share everything but connections.
 pub(crate) fn pools(endpoint: &Endpoint) -> Result<Pools, ConfigError> {
-    let tcp = tcp(CONNECT_TIMEOUT);
     if !endpoint.is_https() {
-        return Ok(over(tcp));
+        return Ok(over(Stage::Tcp.of(tcp(CONNECT_TIMEOUT))));
     }
     #[cfg(any(feature = "rustls", feature = "native-tls"))]
-    return over_tls(tcp, endpoint);
+    return over_tls(endpoint);
     #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
-    Err(Cause::NoTls.into())
+    Err(ConfigError::new(
+        ConfigErrorKind::NoTls,
+        "the token URL is https, but tower-released was built without TLS: enable its feature `rustls` or \
+         `native-tls`, or pass an `http_service` that has it",
+    ))
 }
 
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
-fn over_tls(tcp: Tcp, endpoint: &Endpoint) -> Result<Pools, ConfigError> {
+fn over_tls(endpoint: &Endpoint) -> Result<Pools, ConfigError> {
+    let tcp = Stage::Tcp.of(tcp(CONNECT_TIMEOUT));
     let tls = Tls::new()?;
-    // A proxy has no business with this machine's own addresses.
+    // A proxy cannot reach this machine's own addresses.
     let proxy = if endpoint.is_loopback() {
         None
     } else {
@@ -72,7 +73,11 @@ fn over_tls(tcp: Tcp, endpoint: &Endpoint) -> Result<Pools, ConfigError> {
         return Ok(over(Stage::Tls.of(tls.to_released(tcp))));
     };
     if !matches!(proxy.uri().scheme_str(), Some("http" | "https")) {
-        return Err(Cause::Proxy.into());
+        return Err(ConfigError::new(
+            ConfigErrorKind::Proxy,
+            "the proxy in HTTPS_PROXY or ALL_PROXY is neither http:// nor https://: set NO_PROXY for the token URL's \
+             host, or pass an `http_service` that can use the proxy",
+        ));
     }
     let mut tunnel = Tunnel::new(proxy.uri().clone(), tls.to_proxy(tcp)).with_headers(
         HeaderMap::from_iter([(header::USER_AGENT, HeaderValue::from_static(USER_AGENT))]),
@@ -97,15 +102,15 @@ where
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1_max_buf_size(MAX_HEAD_BYTES)
-        // One small buffer for head and body costs less than two that the kernel puts together.
+        // One small buffer for head and body costs less than two that the kernel joins.
         .http1_writev(false)
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(MAX_IDLE);
-    Pools::of(move || Transport::new(Hyper(Arc::new(builder.build(connector.clone())))))
+    Pools::new(move || Transport::new(Hyper(Arc::new(builder.build(connector.clone())))))
 }
 
-/// Hyper's client, whose clones share all of it. Its own clones copy the connector.
+/// Hyper's client in an `Arc`, because its own clones copy the connector.
 struct Hyper<C>(Arc<Client<C, Full<Bytes>>>);
 
 impl<C> Clone for Hyper<C> {

@@ -1,7 +1,7 @@
-//! What carries requests to the token API: any Tower service over `http`'s types, and hyper's client by default.
+//! The transport of requests to the token API: any Tower service over `http`'s types. Default: hyper's client.
 //!
-//! Not reqwest's by default, as half of the instructions of a mint through it are for redirects, cookies and retries, which have
-//! no place here.
+//! reqwest is not the default: half of its instructions for a mint are for redirects, cookies and retries, which are
+//! not used.
 
 mod connector;
 pub(crate) mod hyper;
@@ -30,7 +30,7 @@ const MAX_REPLY_BYTES: usize = 16 * 1024;
 
 type Sending = Pin<Box<dyn Future<Output = Result<Response<Bytes>, BoxError>> + Send>>;
 
-/// A service that sends requests, without its type.
+/// A service that sends requests, with its type erased.
 pub(crate) struct Transport(Box<dyn Fn(Request<Full<Bytes>>, Span) -> Sending + Send + Sync>);
 
 impl Transport {
@@ -56,7 +56,7 @@ impl Transport {
                 let reply = service.call(request).await.map_err(Into::into)?;
                 trace::record_head(&span, reply.status(), reply.version());
                 let (head, body) = reply.into_parts();
-                // The body of a refusal is never read: nothing in it is documented, and it may quote what was sent.
+                // The body of a refusal is not read: Released does not document it, and it may quote the request.
                 let body = if head.status.is_success() {
                     read(body).await?
                 } else {

@@ -8,7 +8,6 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use tower::{BoxError, Service};
 
-/// Sends requests with reqwest.
 #[derive(Clone)]
 pub(crate) struct Reqwest(pub(crate) reqwest::Client);
 

@@ -1,41 +1,40 @@
-//! What a connector was about to do when it failed.
+//! The stage in which a connector failed.
 //!
-//! The connectors of hyper and of the TLS libraries have errors of types that cannot be named, so each of them is wrapped.
+//! The errors of hyper's and the TLS libraries' connectors have private types, so each connector is wrapped.
 
 use std::error::Error;
 use std::fmt;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 
 use http::Uri;
+use tower::util::MapErr;
 use tower::{BoxError, Service};
 
 use crate::client::failure::causes;
 
-/// What is done to open a connection.
+/// A step of opening a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     Dns,
     Tcp,
     #[cfg_attr(not(any(feature = "rustls", feature = "native-tls")), allow(dead_code))]
     Tls,
-    /// Everything on the way to a proxy, and what it is asked for.
+    /// The connection to a proxy, and the request for its tunnel.
     #[cfg_attr(not(any(feature = "rustls", feature = "native-tls")), allow(dead_code))]
     Proxy,
 }
 
 impl Stage {
-    /// A connector that fails in this stage, if the one within it does not say another.
-    pub(crate) fn of<C>(self, connector: C) -> Staged<C> {
-        Staged {
-            connector,
-            stage: self,
-        }
+    /// Wraps a connector, so that its errors name this stage unless they name another.
+    pub(crate) fn of<C: Service<Uri, Error: Into<BoxError>>>(
+        self,
+        connector: C,
+    ) -> MapErr<C, impl Fn(C::Error) -> BoxError + Clone + Send + Sync> {
+        MapErr::new(connector, move |error: C::Error| self.failed(error.into()))
     }
 
-    /// What is said of an error in this stage.
+    /// Adds this stage to an error that names no stage.
     pub(crate) fn failed(self, error: BoxError) -> BoxError {
-        // To the client, whatever fails on the way to a proxy is the proxy.
+        // Every failure on the way to a proxy counts as the proxy's.
         if self != Self::Proxy && causes(&*error).any(<dyn Error>::is::<FailedStage>) {
             return error;
         }
@@ -43,7 +42,7 @@ impl Stage {
     }
 }
 
-/// An error of a connector, and what it was about to do.
+/// An error of a connector, with its stage.
 #[derive(Debug)]
 pub(crate) struct FailedStage {
     stage: Stage,
@@ -65,38 +64,12 @@ impl FailedStage {
 
 impl fmt::Display for FailedStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no connection could be opened")
+        f.write_str("could not open a connection")
     }
 }
 
 impl Error for FailedStage {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&*self.error)
-    }
-}
-
-/// A connector whose errors say what it was about to do, unless the one within it does.
-#[derive(Clone)]
-pub(crate) struct Staged<C> {
-    connector: C,
-    stage: Stage,
-}
-
-impl<C> Service<Uri> for Staged<C>
-where
-    C: Service<Uri, Error: Into<BoxError>, Future: Send + 'static>,
-{
-    type Response = C::Response;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<C::Response, BoxError>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        let is_ready = ready!(self.connector.poll_ready(cx));
-        Poll::Ready(is_ready.map_err(|error| self.stage.failed(error.into())))
-    }
-
-    fn call(&mut self, url: Uri) -> Self::Future {
-        let (stage, connecting) = (self.stage, self.connector.call(url));
-        Box::pin(async move { connecting.await.map_err(|error| stage.failed(error.into())) })
     }
 }

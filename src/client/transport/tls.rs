@@ -1,6 +1,6 @@
-//! TLS to the token API, and to a proxy on the way there. Certificates are checked as the system does it.
+//! TLS to the token API and to a proxy. Both libraries check certificates as the system does.
 //!
-//! With both libraries it is the system's, as in reqwest.
+//! With both features, `native-tls` is used, as in reqwest.
 
 #[cfg(feature = "native-tls")]
 pub(crate) use self::native::Tls;
@@ -14,7 +14,7 @@ mod native {
 
     use crate::client::config_error::ConfigError;
 
-    /// TLS of the operating system, or OpenSSL's.
+    /// TLS of the operating system, or of OpenSSL.
     pub(crate) struct Tls {
         released: TlsConnector,
         proxy: TlsConnector,
@@ -34,14 +34,14 @@ mod native {
             })
         }
 
-        /// Puts TLS around what `inner` opens, and opens nothing without.
+        /// Wraps `inner` in TLS. Refuses connections without TLS.
         pub(crate) fn to_released<C>(&self, inner: C) -> HttpsConnector<C> {
             let mut connector = HttpsConnector::from((inner, self.released.clone().into()));
             connector.https_only(true);
             connector
         }
 
-        /// Puts TLS around what `inner` opens if the proxy's URL is `https`.
+        /// Wraps `inner` in TLS if the proxy's URL is `https`.
         pub(crate) fn to_proxy<C>(&self, inner: C) -> HttpsConnector<C> {
             (inner, self.proxy.clone().into()).into()
         }
@@ -66,7 +66,7 @@ mod rust {
 
     impl Tls {
         pub(crate) fn new() -> Result<Self, ConfigError> {
-            // The application may have chosen another.
+            // The application may have chosen another provider.
             let provider = CryptoProvider::get_default()
                 .cloned()
                 .unwrap_or_else(|| aws_lc_rs::default_provider().into());
@@ -83,14 +83,14 @@ mod rust {
             })
         }
 
-        /// Puts TLS around what `inner` opens, and opens nothing without.
+        /// Wraps `inner` in TLS. Refuses connections without TLS.
         pub(crate) fn to_released<C>(&self, inner: C) -> HttpsConnector<C> {
             let mut connector = HttpsConnector::from((inner, Arc::clone(&self.released)));
             connector.enforce_https();
             connector
         }
 
-        /// Puts TLS around what `inner` opens if the proxy's URL is `https`.
+        /// Wraps `inner` in TLS if the proxy's URL is `https`.
         pub(crate) fn to_proxy<C>(&self, inner: C) -> HttpsConnector<C> {
             (inner, Arc::clone(&self.proxy)).into()
         }
