@@ -23,6 +23,7 @@ mod embed;
 mod examples;
 mod extractors;
 mod faults;
+mod filters;
 mod http_service;
 mod leaks;
 mod logs;
