@@ -71,7 +71,7 @@ const ACCEPTED_WITHOUT_A_TOKEN: &[&str] = &["image/", "text/css", "video/", "aud
 /// # Documents ahead of time
 ///
 /// A browser that prefetches or prerenders a document may show it after the token's two minutes, or never. So there is no
-/// token for it. The [caching guide](crate::docs::caching#prefetched-and-prerendered-pages) says how the page gets its token when
+/// token for it. The guide `docs::caching` says how the page gets its token when
 /// the user opens it. What the scripts of a prerendered page fetch is selected as usual.
 pub fn can_use_token(parts: &Parts) -> bool {
     let headers = &parts.headers;

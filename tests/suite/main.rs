@@ -20,6 +20,7 @@ mod connections;
 mod dead_pool;
 mod driving;
 mod embed;
+mod endpoint;
 mod examples;
 mod extractors;
 mod faults;
