@@ -116,6 +116,7 @@
 //! | [`client`] | the client's builder, secret, errors and status |
 //! | [`filter`] | which requests want a token |
 //! | [`middleware`] | the layer's service and future, and cache headers |
+//! | [`endpoint`] | [`token_endpoint`] behind a proxy that changes `Host`, and the types of its replies |
 //! | [`embed`] | Released's elements and script tags, and the Content-Security-Policy in [`embed::csp`] |
 //! | [`testing`] | a fake of Released, and a minter without a network |
 //! | [`docs`] | guides, such as [troubleshooting](docs::troubleshooting) and [operating](docs::operating) |
@@ -158,7 +159,7 @@ mod user;
 
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
-pub use crate::axum::{from_extractor, token_endpoint};
+pub use crate::axum::{endpoint, from_extractor, token_endpoint};
 #[cfg(feature = "client")]
 #[cfg_attr(docsrs, doc(cfg(feature = "client")))]
 pub use crate::client::ReleasedClient;

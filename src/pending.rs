@@ -165,15 +165,9 @@ impl Driver {
         }
     }
 
-    /// Notes that the token is in the request's extensions, where it can be read without a call.
-    pub(crate) fn mark_taken(&self) {
-        if let Some(shared) = &self.shared {
-            shared.holders.fetch_or(TAKEN, Ordering::Release);
-        }
-    }
-
     /// Ends the layer's part, when the response's head leaves. If the promise is still held, a task drives the mint
-    /// from now on; otherwise the mint ends. Returns whether the response may carry the token.
+    /// from now on; otherwise the mint ends. Returns whether the response may carry the token, because somebody took it
+    /// out of the promise, or can still do so.
     pub(crate) fn leave(mut self) -> bool {
         let Some(shared) = self.shared.take() else {
             return false;

@@ -46,7 +46,7 @@ impl Admission {
     /// Admits a mint that starts now. The error says why it may not start, and when to retry.
     pub(crate) fn admit(&self, now: Instant) -> Result<Ticket<'_>, MintError> {
         let expires = now + self.deadline + GRACE;
-        self.change(|state, _| {
+        self.change(now, |state, _| {
             let is_probe = state.admit(now, expires)?;
             Ok(Ticket {
                 admission: self,
@@ -60,13 +60,13 @@ impl Admission {
 
     /// Fails if Released asked to wait since this mint was admitted.
     pub(crate) fn check_hold(&self, now: Instant) -> Result<(), MintError> {
-        self.change(|state, _| state.check_hold(now))
+        self.change(now, |state, _| state.check_hold(now))
     }
 
     /// Closes the circuit if refusals of another secret than this one opened it. Returns whether it did.
     pub(crate) fn close_for(&self, secret: &SharedSecret) -> bool {
         let now = Instant::now();
-        self.change(|state, events| {
+        self.change(now, |state, events| {
             events.extend(state.close_for(secret, now));
             !events.is_empty()
         })
@@ -76,7 +76,7 @@ impl Admission {
     pub(crate) fn status(&self) -> (CircuitState, Option<Duration>, Option<LastError>) {
         let now = Instant::now();
         // A change, for the gauge: a hold may have ended since the last mint.
-        self.change(|state, _| {
+        self.change(now, |state, _| {
             let age = |at: Instant| now.saturating_duration_since(at);
             let last_error = state
                 .last_error
@@ -106,7 +106,7 @@ impl Admission {
         }
         // A mint that a hold turned away says nothing about Released.
         let answered = error.filter(|error| !error.is_turned_away());
-        self.change(|state, events| {
+        self.change(now, |state, events| {
             if error.is_none() {
                 state.last_success = Some(now);
             }
@@ -126,12 +126,12 @@ impl Admission {
     }
 
     /// Changes the state. Logs the events when the lock is free, because a subscriber may format the client.
-    fn change<T>(&self, change: impl FnOnce(&mut State, &mut Vec<Event>) -> T) -> T {
+    fn change<T>(&self, now: Instant, change: impl FnOnce(&mut State, &mut Vec<Event>) -> T) -> T {
         let mut events = Vec::new();
         let (result, before, after) = {
             let mut state = self.lock();
             let result = change(&mut state, &mut events);
-            let after = state.circuit_state(Instant::now()).reason();
+            let after = state.circuit_state(now).reason();
             (result, mem::replace(&mut state.counted, after), after)
         };
         if before != after {
@@ -186,8 +186,9 @@ impl Drop for Ticket<'_> {
         if !self.is_probe || self.reported {
             return;
         }
+        let now = Instant::now();
         self.admission
-            .change(|state, _| state.give_up_probe(self.era, Instant::now()));
+            .change(now, |state, _| state.give_up_probe(self.era, now));
     }
 }
 

@@ -3,9 +3,10 @@
 use std::sync::atomic::Ordering;
 
 use http::header::{
-    CACHE_CONTROL, ETAG, EXPIRES, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
+    CACHE_CONTROL, CONTENT_TYPE, ETAG, EXPIRES, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH,
+    LAST_MODIFIED,
 };
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::grpc::has_grpc_content;
 use super::settings::{CacheControl, Settings};
@@ -22,6 +23,15 @@ static REMOVED: [HeaderName; 6] = [
     HeaderName::from_static("edge-control"),
     HeaderName::from_static("x-accel-expires"),
 ];
+
+/// What a browser shows as a page.
+const DOCUMENTS: &[&str] = &["text/html", "application/xhtml+xml"];
+
+/// What browsers load for a page, and what no embed can be in.
+const ASSETS: &[&str] = &["image/", "font/", "audio/", "video/", "text/css"];
+
+/// An image that can also be a document with scripts.
+const SVG: &str = "image/svg+xml";
 
 /// Marks a response that may carry an auth token, in the response's extensions.
 ///
@@ -53,6 +63,49 @@ pub(crate) fn mark<B>(response: &mut Response<B>, settings: &Settings) {
             );
         }
     }
+}
+
+/// Keeps a document that has no token because the browser asked for it ahead of time from being shown to the user who
+/// then opens the page. What a browser prefetches for a page is not always a document.
+pub(crate) fn forbid_reuse<B>(response: &mut Response<B>) {
+    let mut kinds = response.headers().get_all(CONTENT_TYPE).iter().peekable();
+    let is_document = if kinds.peek().is_none() {
+        response.status() != StatusCode::NOT_MODIFIED
+    } else {
+        kinds.any(|kind| DOCUMENTS.iter().any(|document| is_kind(kind, document)))
+    };
+    if is_document {
+        forbid(response.headers_mut());
+    }
+}
+
+/// Returns whether this is an image, a font, a sound, a video or a style sheet, which holds no token. An SVG image may
+/// be a document: see [`is_svg`].
+pub(crate) fn is_asset<B>(response: &Response<B>) -> bool {
+    is_all(response, |kind| {
+        ASSETS.iter().any(|asset| is_kind(kind, asset)) && !is_kind(kind, SVG)
+    })
+}
+
+/// Returns whether this is an SVG image.
+pub(crate) fn is_svg<B>(response: &Response<B>) -> bool {
+    is_all(response, |kind| is_kind(kind, SVG))
+}
+
+/// Returns whether the response says what it is, and every time something that `is_wanted`.
+fn is_all<B>(response: &Response<B>, is_wanted: impl Fn(&HeaderValue) -> bool) -> bool {
+    let mut kinds = response.headers().get_all(CONTENT_TYPE).iter().peekable();
+    kinds.peek().is_some() && kinds.all(is_wanted)
+}
+
+/// Returns whether a `Content-Type` is this one, or one of a group that ends in `/`.
+fn is_kind(content_type: &HeaderValue, kind: &str) -> bool {
+    let content_type = content_type.as_bytes();
+    let Some((start, rest)) = content_type.split_at_checked(kind.len()) else {
+        return false;
+    };
+    start.eq_ignore_ascii_case(kind.as_bytes())
+        && (kind.ends_with('/') || matches!(rest.first(), None | Some(b';' | b' ' | b'\t')))
 }
 
 /// Sets `private, no-store`, and removes headers that say otherwise. Returns whether the response was public.

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use pin_project_lite::pin_project;
 use tower::Service;
 
@@ -32,11 +32,18 @@ pin_project! {
     #[project = StateProjection]
     enum State<S, B, F, P> {
         // The filter skipped the request: only the inner service's future.
-        Passing { #[pin] inner: F },
+        Passing { #[pin] inner: F, is_early: bool },
         // The handler waits for the token.
         Minting { driver: Option<Driver>, waiting: Option<Waiting<S, B>>, policy: P, settings: Arc<Settings> },
         // The handler runs, and the mint meanwhile.
-        Responding { #[pin] inner: F, driver: Option<Driver>, drives: Drives, settings: Arc<Settings> },
+        Responding {
+            #[pin]
+            inner: F,
+            driver: Option<Driver>,
+            drives: Drives,
+            plain_token: PlainToken,
+            settings: Arc<Settings>,
+        },
         Done,
     }
 }
@@ -52,6 +59,16 @@ pub(crate) enum Drives {
     NoMore,
 }
 
+/// Whether the request's extensions have the token itself, which can be read without a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PlainToken {
+    No,
+    /// The request is for a document, or for a part of one.
+    ForDocument,
+    /// The request is for anything else.
+    ForOther,
+}
+
 /// A call that waits for its token: the service that was polled ready, and the request for it.
 struct Waiting<S, B> {
     service: S,
@@ -59,9 +76,10 @@ struct Waiting<S, B> {
 }
 
 impl<S, B, F, P> ResponseFuture<S, B, F, P> {
-    pub(crate) fn passing(inner: F) -> Self {
+    /// For a request that the filter skipped. `is_early`: because the user has not opened the document yet.
+    pub(crate) fn passing(inner: F, is_early: bool) -> Self {
         Self {
-            state: State::Passing { inner },
+            state: State::Passing { inner, is_early },
         }
     }
 
@@ -94,6 +112,7 @@ impl<S, B, F, P> ResponseFuture<S, B, F, P> {
                 inner,
                 driver: Some(driver),
                 drives: first,
+                plain_token: PlainToken::No,
                 settings,
             },
         }
@@ -111,7 +130,13 @@ where
         let mut this = self.project();
         loop {
             match this.state.as_mut().project() {
-                StateProjection::Passing { inner } => return inner.poll(cx),
+                StateProjection::Passing { inner, is_early } => {
+                    let mut result = ready!(inner.poll(cx));
+                    if let (true, Ok(response)) = (*is_early, &mut result) {
+                        cache::forbid_reuse(response);
+                    }
+                    return Poll::Ready(result);
+                }
                 StateProjection::Minting {
                     driver,
                     waiting,
@@ -132,16 +157,16 @@ where
                             return Poll::Ready(Ok(answer));
                         }
                     }
+                    let mut plain_token = PlainToken::No;
                     if let Ok(Some(token)) = outcome {
-                        // For code that uses neither extractors nor futures. The layer cannot know whether it is read.
+                        // For code that uses neither extractors nor futures.
                         request.extensions_mut().insert(token);
-                        if let Some(driver) = &driver {
-                            driver.mark_taken();
-                        }
-                        if settings.cache_control == CacheControl::NoStore
-                            && is_for_document(request.method(), request.headers())
-                        {
-                            cache::make_unconditional(request.headers_mut());
+                        plain_token = PlainToken::ForOther;
+                        if is_for_document(request.method(), request.headers()) {
+                            plain_token = PlainToken::ForDocument;
+                            if settings.cache_control == CacheControl::NoStore {
+                                cache::make_unconditional(request.headers_mut());
+                            }
                         }
                     }
                     let (inner, settings) = (service.call(request), Arc::clone(settings));
@@ -149,6 +174,7 @@ where
                         inner,
                         driver,
                         drives: Drives::NoMore,
+                        plain_token,
                         settings,
                     });
                 }
@@ -156,6 +182,7 @@ where
                     inner,
                     driver,
                     drives,
+                    plain_token,
                     settings,
                 } => {
                     if let Some(driver) = driver {
@@ -170,17 +197,33 @@ where
                         }
                     }
                     let mut result = ready!(inner.poll(cx));
-                    let (driver, settings) = (driver.take(), Arc::clone(settings));
+                    let (driver, plain_token) = (driver.take(), *plain_token);
+                    let settings = Arc::clone(settings);
                     // The inner future may hold the request, and so the promise, as tower's `Retry` does.
                     this.state.set(State::Done);
-                    let may_carry_token = driver.is_some_and(Driver::leave);
-                    if let (true, Ok(response)) = (may_carry_token, &mut result) {
-                        cache::mark(response, &settings);
+                    let was_promised = driver.is_some_and(Driver::leave);
+                    if let Ok(response) = &mut result {
+                        if was_promised || may_hold(plain_token, response) {
+                            cache::mark(response, &settings);
+                        }
                     }
                     return Poll::Ready(result);
                 }
                 StateProjection::Done => panic!("polled after completion"),
             }
+        }
+    }
+}
+
+/// Returns whether a response may hold the token from the request's extensions. Nobody can tell whether it was read.
+fn may_hold<B>(plain_token: PlainToken, response: &Response<B>) -> bool {
+    match plain_token {
+        PlainToken::No => false,
+        PlainToken::ForDocument => !cache::is_asset(response),
+        PlainToken::ForOther => {
+            !cache::is_asset(response) && !cache::is_svg(response)
+                // It has no body, and it confirms a response that a cache could keep: one without a token.
+                && response.status() != StatusCode::NOT_MODIFIED
         }
     }
 }

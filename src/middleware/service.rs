@@ -8,10 +8,11 @@ use std::task::{Context, Poll};
 use http::{Request, Response};
 use tower::Service;
 
+use super::cache;
 use super::future::{Drives, ResponseFuture};
 use super::policy::TokenPolicy;
-use super::settings::{MintTiming, Settings};
-use crate::filter::Skipped;
+use super::settings::{CacheControl, MintTiming, Settings};
+use crate::filter::{Skipped, is_ahead_of_time, is_for_document, selects_visit};
 use crate::pending::{Driver, PendingToken};
 use crate::telemetry::warn;
 use crate::token::AuthToken;
@@ -70,7 +71,14 @@ where
         if !(self.settings.filter)(&parts) {
             parts.extensions.remove::<PendingToken>();
             parts.extensions.insert(Skipped);
-            return ResponseFuture::passing(self.inner.call(Request::from_parts(parts, body)));
+            let is_early = self.settings.cache_control == CacheControl::NoStore
+                && is_ahead_of_time(&parts)
+                && selects_visit(&*self.settings.filter, &parts);
+            if is_early && is_for_document(&parts.method, &parts.headers) {
+                cache::make_unconditional(&mut parts.headers);
+            }
+            let inner = self.inner.call(Request::from_parts(parts, body));
+            return ResponseFuture::passing(inner, is_early);
         }
 
         let (pending, driver) = Driver::new((self.settings.mint)(&parts));

@@ -30,11 +30,22 @@ pub enum CacheControl {
     /// A handler's own `public` or `s-maxage` is replaced, and a `tracing` event says so. gRPC responses are not
     /// changed.
     ///
+    /// # Files of a page
+    ///
+    /// If nobody took the token from its promise, images, fonts, audio, video, style sheets and 304 are not changed, even
+    /// if the token was in the request's extensions. An SVG image that was opened as a document is changed, and so is a
+    /// 304 for a document.
+    ///
+    /// # Prefetched documents
+    ///
+    /// A document that was skipped because the browser prefetched it has no token. It still gets these headers, so that
+    /// the browser asks again when the user opens it. See the guide `docs::caching`.
+    ///
     /// # Conditional requests
     ///
     /// With [`MintTiming::BeforeHandler`](crate::MintTiming::BeforeHandler), a GET or HEAD for a document that gets a
     /// token also loses `If-None-Match` and `If-Modified-Since`, so that no 304 brings back a page from before the user
-    /// signed in. All other requests keep their conditions.
+    /// signed in. So does a prefetch of such a document, with every timing. All other requests keep their conditions.
     ///
     /// With the other timings, the handler runs before the layer knows whether there is a token. Then send no `ETag`
     /// with a page that differs for signed-in users.

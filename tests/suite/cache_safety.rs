@@ -3,9 +3,12 @@
 use http::header::CACHE_CONTROL;
 use http::{HeaderMap, Request, Response, StatusCode};
 use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
-use tower_released::middleware::CacheControl;
+use tower_released::filter::{always, navigations};
+use tower_released::middleware::{CacheControl, CarriesToken};
 use tower_released::testing::StubMinter;
-use tower_released::{MintError, MintErrorKind, MintTiming, PendingToken, ReleasedTokenLayer};
+use tower_released::{
+    AuthToken, MintError, MintErrorKind, MintTiming, PendingToken, ReleasedTokenLayer,
+};
 
 use crate::support::{by_header, request_from_ada};
 
@@ -211,8 +214,10 @@ async fn conditions_left(
             .collect();
         Ok::<_, BoxError>(Response::new(left))
     });
-    let layer =
-        ReleasedTokenLayer::new(StubMinter::new(), by_header()).cache_control(cache_control);
+    // The default filter skips requests with a range.
+    let layer = ReleasedTokenLayer::new(StubMinter::new(), by_header())
+        .mint_when(always)
+        .cache_control(cache_control);
     ServiceBuilder::new()
         .layer(layer)
         .service(page)
@@ -338,4 +343,208 @@ async fn a_page_stays_private_when_a_renderer_takes_the_token_and_drops_the_prom
         .await
         .unwrap();
     assert_eq!(response.headers()[CACHE_CONTROL], "private, no-store");
+}
+
+/// How a handler that may read the token answers.
+async fn answer(
+    layer: ReleasedTokenLayer,
+    request: Request<()>,
+    takes_promise: bool,
+    status: u16,
+    content_types: &'static [&str],
+) -> Response<()> {
+    let page = service_fn(move |request: Request<()>| async move {
+        if takes_promise {
+            let pending = request.extensions().get::<PendingToken>().unwrap();
+            pending.get().await.unwrap().unwrap();
+        }
+        let mut response = Response::builder().status(status);
+        for (name, value) in CAREFREE {
+            response = response.header(*name, *value);
+        }
+        for content_type in content_types {
+            response = response.header("content-type", *content_type);
+        }
+        Ok::<_, BoxError>(response.body(()).unwrap())
+    });
+    let service = ServiceBuilder::new().layer(layer).service(page);
+    service.oneshot(request).await.unwrap()
+}
+
+fn is_as_the_handler_said(response: &Response<()>) -> bool {
+    let names = CAREFREE.iter().map(|(name, value)| (*name, *value));
+    names
+        .into_iter()
+        .all(|(name, value)| response.headers().get(name).is_some_and(|v| v == value))
+}
+
+fn is_private(response: &Response<()>) -> bool {
+    let headers = response.headers();
+    headers[CACHE_CONTROL] == "private, no-store"
+        && headers.get_all(CACHE_CONTROL).iter().count() == 1
+        && CAREFREE[1..CAREFREE.len() - 1]
+            .iter()
+            .all(|(name, _)| !headers.contains_key(*name))
+}
+
+#[tokio::test]
+async fn what_can_hold_no_token_keeps_its_cache_headers_though_one_was_minted() {
+    let script = with("GET", &[("accept", "*/*"), ("sec-fetch-dest", "empty")]);
+    let page = with("GET", &[PAGE]);
+    for (is_kept, request, status, content_types) in [
+        (true, &script, 200, &["image/png"][..]),
+        (true, &script, 200, &["Image/AVIF"]),
+        (true, &script, 200, &["font/woff2"]),
+        (true, &script, 200, &["audio/mpeg"]),
+        (true, &script, 206, &["video/mp4"]),
+        (true, &script, 200, &["text/css"]),
+        (true, &script, 200, &["text/css; charset=utf-8"]),
+        (true, &script, 200, &["image/svg+xml"]),
+        (true, &script, 304, &[]),
+        // Opened in a tab of its own.
+        (true, &page, 200, &["image/png"]),
+        // An SVG document can have scripts, and HTML within.
+        (false, &page, 200, &["image/svg+xml"]),
+        (false, &page, 304, &[]),
+        // Whatever may hold a token, or does not say what it is.
+        (false, &script, 200, &[]),
+        (false, &script, 204, &[]),
+        (false, &script, 200, &["text/html"]),
+        (false, &script, 200, &["text/javascript"]),
+        (false, &script, 200, &["application/json"]),
+        (false, &script, 200, &["text/css-or-not"]),
+        (false, &script, 200, &["text/cs"]),
+        (false, &script, 200, &["imagery/png"]),
+        (false, &script, 200, &["multipart/byteranges"]),
+        (false, &script, 200, &["image/png", "text/html"]),
+        (false, &script, 200, &["text/html", "image/png"]),
+    ] {
+        let what = format!("{status} {content_types:?} {:?}", request.headers());
+        // Nobody can tell whether the token in the extensions was read.
+        let layer = || ReleasedTokenLayer::new(StubMinter::new(), by_header());
+        let response = answer(layer(), request.clone(), false, status, content_types).await;
+        assert_eq!(is_as_the_handler_said(&response), is_kept, "{what}");
+        assert_eq!(is_private(&response), !is_kept, "{what}");
+        let is_marked = response.extensions().get::<CarriesToken>().is_some();
+        assert_eq!(is_marked, !is_kept, "{what}");
+
+        // The token was taken, so it may be in anything.
+        for timing in [
+            MintTiming::BeforeHandler,
+            MintTiming::AlongsideHandler,
+            MintTiming::OnExtraction,
+        ] {
+            let layer = layer().timing(timing);
+            let response = answer(layer, request.clone(), true, status, content_types).await;
+            assert!(is_private(&response), "{timing:?} {what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_image_stays_private_when_a_renderer_holds_the_promise() {
+    let layer = ReleasedTokenLayer::new(StubMinter::new(), by_header());
+    let image = service_fn(async |request: Request<()>| {
+        let pending = request.extensions().get::<PendingToken>().unwrap().clone();
+        let response = Response::builder()
+            .header("content-type", "image/png")
+            .header("cache-control", "public");
+        Ok::<_, BoxError>(response.body(pending).unwrap())
+    });
+    let service = ServiceBuilder::new().layer(layer).service(image);
+    let response = service.oneshot(request_from_ada(())).await.unwrap();
+    assert_eq!(response.headers()[CACHE_CONTROL], "private, no-store");
+}
+
+const PREFETCH: (&str, &str) = ("sec-purpose", "prefetch");
+
+#[tokio::test]
+async fn a_document_that_is_fetched_ahead_of_time_gets_no_token_and_is_not_kept_for_the_visit() {
+    let by_link = [PREFETCH, PAGE, ("sec-fetch-mode", "no-cors")];
+    let by_rule = [PREFETCH, PAGE, ("sec-fetch-mode", "navigate")];
+    let behind_a_worker = [
+        PREFETCH,
+        ("accept", "*/*"),
+        ("sec-fetch-mode", "no-cors"),
+        ("sec-fetch-dest", "empty"),
+    ];
+    let plain_http = [("purpose", "prefetch"), PAGE];
+    for headers in [&by_link[..], &by_rule, &behind_a_worker, &plain_http] {
+        for timing in [
+            MintTiming::BeforeHandler,
+            MintTiming::AlongsideHandler,
+            MintTiming::OnExtraction,
+        ] {
+            for (is_kept, status, content_types) in [
+                (false, 200, &["text/html; charset=utf-8"][..]),
+                (false, 200, &["application/xhtml+xml"]),
+                (false, 200, &[]),
+                (false, 404, &["text/html"]),
+                // A link prefetches files of the next page with the same headers.
+                (true, 200, &["text/css"]),
+                (true, 200, &["text/javascript"]),
+                (true, 200, &["image/png"]),
+            ] {
+                let minter = StubMinter::new();
+                for layer in [
+                    ReleasedTokenLayer::new(minter.clone(), by_header()),
+                    ReleasedTokenLayer::new(minter.clone(), by_header()).mint_when(navigations),
+                ] {
+                    let layer = layer.timing(timing);
+                    let request = with("GET", headers);
+                    let response = answer(layer, request, false, status, content_types).await;
+                    let what = format!("{timing:?} {status} {content_types:?} {headers:?}");
+                    assert_eq!(is_private(&response), !is_kept, "{what}");
+                    assert_eq!(is_as_the_handler_said(&response), is_kept, "{what}");
+                    assert!(
+                        response.extensions().get::<CarriesToken>().is_none(),
+                        "{what}"
+                    );
+                }
+                assert!(minter.users().is_empty());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_document_ahead_of_time_is_left_alone_where_the_visit_gets_no_token_either() {
+    let layer = || ReleasedTokenLayer::new(StubMinter::new(), by_header());
+    let prefetch = || with("GET", &[PREFETCH, PAGE, ("sec-fetch-mode", "no-cors")]);
+    for (layer, request) in [
+        (
+            layer().mint_when(|parts| parts.uri.path() == "/roadmap"),
+            prefetch(),
+        ),
+        (layer().mint_when(|_| false), prefetch()),
+        // The opt-out.
+        (layer().cache_control(CacheControl::Unchanged), prefetch()),
+        // Skipped, but by nobody's prefetch.
+        (
+            layer(),
+            with("GET", &[("accept", "*/*"), ("sec-fetch-dest", "script")]),
+        ),
+    ] {
+        let what = format!("{request:?}");
+        let response = answer(layer, request, false, 200, &["text/html"]).await;
+        assert!(is_as_the_handler_said(&response), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_prefetch_is_answered_with_todays_page_and_not_with_a_304() {
+    let page = |cache_control| async move {
+        let page = service_fn(async |request: Request<()>| {
+            assert!(request.extensions().get::<AuthToken>().is_none());
+            let is_conditional = request.headers().contains_key("if-none-match");
+            Ok::<_, BoxError>(Response::new(is_conditional))
+        });
+        let request = with("GET", &[PREFETCH, PAGE, ("if-none-match", "\"1\"")]);
+        let layer =
+            ReleasedTokenLayer::new(StubMinter::new(), by_header()).cache_control(cache_control);
+        let service = ServiceBuilder::new().layer(layer).service(page);
+        service.oneshot(request).await.unwrap().into_body()
+    };
+    assert!(!page(CacheControl::NoStore).await);
+    assert!(page(CacheControl::Unchanged).await);
 }
