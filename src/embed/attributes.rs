@@ -68,14 +68,6 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// Returns whether `name` can follow `data-`, and has no upper case, which HTML would change.
-pub(crate) fn is_data_name(name: &str) -> bool {
-    !name.is_empty()
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-}
-
 /// An enum of an attribute's values, with the text of each.
 macro_rules! values {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* }) => {
@@ -98,7 +90,7 @@ macro_rules! values {
 }
 
 values! {
-    /// Names what a portal shows: `modules`.
+    /// Names what an embed shows: `modules`.
     Modules {
         /// The changelog.
         Changelog = "changelog",
@@ -112,7 +104,7 @@ values! {
 values! {
     /// Names the color scheme: `color-scheme`.
     ColorScheme {
-        /// The person's system setting, or the element's CSS `color-scheme`.
+        /// The browser's setting, and the element's own CSS `color-scheme`.
         System = "system",
         /// Always dark.
         Dark = "dark",
@@ -122,7 +114,7 @@ values! {
 }
 
 values! {
-    /// Names the corner in which a widget or a form opens: `position`.
+    /// Names the corner of a widget or a form: `position`.
     Position {
         /// At the top, on the left.
         TopLeft = "top-left",
@@ -138,7 +130,7 @@ values! {
 values! {
     /// Names what a widget's position is relative to: `anchor`.
     Anchor {
-        /// The element that opens it.
+        /// The element that opens the widget.
         Trigger = "trigger",
         /// The window.
         Viewport = "viewport",
