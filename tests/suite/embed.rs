@@ -10,7 +10,7 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use proptest::prelude::*;
 use scraper::Html;
-use tower::ServiceExt;
+use tower::{BoxError, ServiceBuilder, ServiceExt};
 use tower_released::embed::csp::{self, CspLayer, Sources};
 use tower_released::embed::{
     self, Anchor, ColorScheme, InvalidAttribute, InvalidScript, Locale, Modules, Position,
@@ -1031,6 +1031,119 @@ async fn the_layer_merges_into_pages_with_a_token_alone() {
         .unwrap();
     let policy = "connect-src https://api.released.so https://events.released.so 'self'";
     assert_eq!(response.headers()["content-security-policy"], policy);
+}
+
+/// Serves a response with these headers through a layer, and returns the headers of this name.
+async fn merged_by_the_layer(headers: &[(&'static str, &[u8])], name: &str) -> Vec<Vec<u8>> {
+    let mut response = Response::new(Body::empty());
+    for (name, value) in headers {
+        let value = HeaderValue::from_bytes(value).unwrap();
+        response.headers_mut().append(*name, value);
+    }
+    let mut response = Some(response);
+    let page = tower::service_fn(move |_: Request<Body>| {
+        std::future::ready(Ok::<_, BoxError>(response.take().unwrap()))
+    });
+    let service = ServiceBuilder::new()
+        .layer(CspLayer::new(sources()).on_every_response())
+        .service(page);
+    let response = service.oneshot(Request::new(Body::empty())).await.unwrap();
+    let values = response.headers().get_all(name).iter();
+    values.map(|value| value.as_bytes().to_vec()).collect()
+}
+
+#[tokio::test]
+async fn a_policy_with_bytes_that_are_not_ascii_is_merged_and_keeps_its_bytes() {
+    const ENFORCED: &str = "content-security-policy";
+    const REPORTED: &str = "content-security-policy-report-only";
+    for (policy, merged) in [
+        // UTF-8, and bytes that are not UTF-8.
+        (
+            &b"report-uri /caf\xc3\xa9; font-src 'self'"[..],
+            &b"report-uri /caf\xc3\xa9; font-src 'self' https://embed.released.so"[..],
+        ),
+        (
+            b"report-uri /\xff\x80; font-src 'none'",
+            b"report-uri /\xff\x80; font-src https://embed.released.so",
+        ),
+        // No-break space and next line are no white space of ASCII.
+        (
+            b"font-src\xa0'self'; font-src\t'none'",
+            b"font-src\xa0'self'; font-src https://embed.released.so",
+        ),
+        (b"\x85font-src 'none'\x85", b"\x85font-src 'none'\x85"),
+        // Another policy in the same header.
+        (
+            b"font-src \xe9, font-src 'self'",
+            b"font-src \xe9, font-src 'self' https://embed.released.so",
+        ),
+    ] {
+        for name in [ENFORCED, REPORTED] {
+            let values = merged_by_the_layer(&[(name, policy)], name).await;
+            assert_eq!(values, [merged], "{}", String::from_utf8_lossy(policy));
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_header_of_a_response_is_merged_by_itself() {
+    let headers: &[(&str, &[u8])] = &[
+        ("Content-Security-Policy", b"FONT-SRC 'Self'"),
+        ("content-security-policy", b""),
+        ("content-security-policy-report-only", b"font-src *"),
+        ("CONTENT-SECURITY-POLICY", b"font-src 'self', img-src *"),
+        ("x-content-security-policy", b"font-src 'self'"),
+    ];
+    let headers = headers
+        .iter()
+        .map(|(name, value)| (*name, *value))
+        .collect::<Vec<_>>();
+    let enforced = merged_by_the_layer(&headers, "content-security-policy").await;
+    let expected: [&[u8]; 3] = [
+        b"font-src 'Self' https://embed.released.so",
+        b"",
+        b"font-src 'self' https://embed.released.so, img-src *",
+    ];
+    assert_eq!(enforced, expected);
+    let reported = merged_by_the_layer(&headers, "content-security-policy-report-only").await;
+    assert_eq!(reported, [b"font-src *"]);
+    let other = merged_by_the_layer(&headers, "x-content-security-policy").await;
+    assert_eq!(other, [b"font-src 'self'"]);
+}
+
+proptest! {
+    /// Whatever bytes a header has, the layer writes a legal header, keeps the number of policies, and loses no word.
+    #[test]
+    fn no_header_loses_a_word(bytes in prop::collection::vec(header_byte(), 0..60), policy in any_policy()) {
+        for value in [bytes.clone(), [policy.as_bytes(), b"; ", &bytes].concat()] {
+            let Ok(header) = HeaderValue::from_bytes(&value) else { continue };
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let name = "content-security-policy";
+            let merged = runtime.block_on(merged_by_the_layer(&[(name, header.as_bytes())], name));
+            prop_assert_eq!(merged.len(), 1);
+            let (before, after) = (words(header.as_bytes()), words(&merged[0]));
+            prop_assert_eq!(before.len(), after.len());
+            for (before, after) in before.iter().zip(&after) {
+                prop_assert!(before.is_subset(after), "{:?} lost a word: {:?}", value, merged[0]);
+            }
+        }
+    }
+}
+
+fn header_byte() -> impl Strategy<Value = u8> {
+    prop_oneof![any::<u8>(), prop::sample::select(b" \t;,'*:/-".to_vec())]
+}
+
+/// The words of each policy, without `'none'`, which is replaced.
+fn words(policies: &[u8]) -> Vec<BTreeSet<Vec<u8>>> {
+    let is_between = |byte: &u8| byte.is_ascii_whitespace() || *byte == b';';
+    let of_one = |policy: &[u8]| {
+        let words = policy.split(is_between).map(<[u8]>::to_ascii_lowercase);
+        words
+            .filter(|word| !word.is_empty() && word != b"'none'")
+            .collect()
+    };
+    policies.split(|byte| *byte == b',').map(of_one).collect()
 }
 
 // --- the script ---
