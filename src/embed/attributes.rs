@@ -34,10 +34,9 @@ impl Element {
             None => self.attributes.push((name, value)),
         }
     }
-}
 
-impl fmt::Display for Element {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Writes the element with this content, which is not escaped.
+    pub(crate) fn write_around(&self, content: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "<{}", self.name)?;
         for (name, value) in &self.attributes {
             match value {
@@ -45,7 +44,13 @@ impl fmt::Display for Element {
                 None => write!(f, " {name}")?,
             }
         }
-        write!(f, "></{}>", self.name)
+        write!(f, ">{content}</{}>", self.name)
+    }
+}
+
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_around("", f)
     }
 }
 

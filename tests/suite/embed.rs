@@ -273,6 +273,12 @@ fn an_attribute_of_the_pages_own_has_a_name_that_runs_nothing_and_is_not_the_bui
             Err(InvalidScript::Attribute(*why)),
             "{name:?}"
         );
+        let inline = embed::token_script_inline("abc").unwrap();
+        assert_eq!(
+            inline.attribute(name, "x"),
+            Err(InvalidScript::Attribute(*why)),
+            "{name:?}"
+        );
     }
     for own in ["auth-token", "channel-id", "form-id", "data-released-auth"] {
         let refused = Err(InvalidAttribute::Reserved);
@@ -300,6 +306,11 @@ fn an_attribute_of_the_pages_own_has_a_name_that_runs_nothing_and_is_not_the_bui
     for own in ["src", "defer", "integrity", "crossorigin", "nonce"] {
         let refused = Err(InvalidScript::Attribute(InvalidAttribute::Reserved));
         assert_eq!(embed::script().attribute(own, "x"), refused, "{own}");
+        let tag = embed::token_script_tag("/t.js").attribute(own, "x");
+        assert_eq!(tag, refused, "{own}");
+        let inline = embed::token_script_inline("abc").unwrap();
+        let refused = Err(InvalidScript::Attribute(InvalidAttribute::Reserved));
+        assert_eq!(inline.attribute(own, "x"), refused, "{own}");
     }
 
     let value = "\"><script>alert(1)</script>&amp;";
@@ -312,6 +323,17 @@ fn an_attribute_of_the_pages_own_has_a_name_that_runs_nothing_and_is_not_the_bui
         );
         let script = embed::script().attribute(name, value).unwrap();
         assert_eq!(parsed(&script.to_string()).1[*name], value, "{name}");
+        let tag = embed::token_script_tag("/t.js").attribute(name, value);
+        assert_eq!(parsed(&tag.unwrap().to_string()).1[*name], value, "{name}");
+
+        let inline = embed::token_script_inline("abc").unwrap().to_string();
+        let (_, script) = inline.split_once('>').unwrap();
+        let inline = embed::token_script_inline("abc").unwrap();
+        let inline = inline.attribute(name, value).unwrap().to_string();
+        // Its start tag alone, because what is in the element is text.
+        let tag = inline.strip_suffix(script).unwrap();
+        let expected = pairs(&[("nonce", "abc"), (name, value)]);
+        assert_eq!(parsed(&format!("{tag}</script>")).1, expected);
     }
 }
 
@@ -440,6 +462,34 @@ fn hostile() -> impl Strategy<Value = String> {
         Just("&quot;&#34;&amp;amp;&lt".to_owned()),
         Just("--></style></textarea><img onerror=x>".to_owned()),
     ]
+}
+
+#[cfg(all(feature = "askama", feature = "maud", feature = "minijinja"))]
+#[test]
+fn attributes_and_links_are_safe_values_of_template_engines() {
+    fn askama(value: impl askama::filters::HtmlSafe) -> String {
+        value.to_string()
+    }
+    let minijinja = |value: minijinja::Value| {
+        let mut engine = minijinja::Environment::new();
+        engine.add_template("page.html", "{{ it }}").unwrap();
+        let page = engine.get_template("page.html").unwrap();
+        page.render(minijinja::context! { it => value }).unwrap()
+    };
+
+    let page = embed::page("c1").attribute("title", "\"<&").unwrap();
+    let expected = page.to_string();
+    assert_eq!(parsed(&expected).1["title"], "\"<&");
+    assert_eq!(maud::html! { (page) }.into_string(), expected);
+    assert_eq!(minijinja(page.clone().into()), expected);
+    assert_eq!(askama(page), expected);
+
+    let links = embed::preconnect("acme.releasedhub.com").unwrap();
+    let expected = links.to_string();
+    assert_eq!(preconnected(&expected).len(), 3);
+    assert_eq!(maud::html! { (links) }.into_string(), expected);
+    assert_eq!(minijinja(links.clone().into()), expected);
+    assert_eq!(askama(links), expected);
 }
 
 // --- policies ---
