@@ -18,7 +18,9 @@ const FIRST: &[(&str, bool)] = &[
 /// Creates link tags that let the browser connect to the hosts that an embed needs first: the script's, the API's, and
 /// your hub's if you name it.
 ///
-/// Write them at the start of the page's `<head>`, or send [`header_value`](Preconnect::header_value).
+/// Write them at the start of the page's `<head>`, or send [`header_value`](Preconnect::header_value). They do not help
+/// a script with [`integrity`](crate::embed::Script::integrity), which the browser loads over another connection, with
+/// CORS.
 ///
 /// # Errors
 ///
