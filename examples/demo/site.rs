@@ -55,10 +55,9 @@ pub(crate) fn site(client: ReleasedClient, portal: Portal) -> Result<Router, Box
     if let Some(fake) = &portal.fake {
         sources = sources.origin(&fake.origin())?;
     }
-    // The hub of a real account, whose frame is to be allowed.
-    if let Ok(hub) = std::env::var("RELEASED_HUB") {
-        sources = sources.hub(&hub)?;
-    }
+    // The hub, whose frame is to be allowed. The fake portal has no frame.
+    let hub = std::env::var("RELEASED_HUB");
+    sources = sources.hub(hub.as_deref().unwrap_or("acme.releasedhub.com"))?;
     let strict = Router::new()
         .route("/strict", get(pages::strict))
         .route_layer(layer.clone())

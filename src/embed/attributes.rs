@@ -34,10 +34,9 @@ impl Element {
             None => self.attributes.push((name, value)),
         }
     }
-}
 
-impl fmt::Display for Element {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Writes the element with this content, which is not escaped.
+    pub(crate) fn write_around(&self, content: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "<{}", self.name)?;
         for (name, value) in &self.attributes {
             match value {
@@ -45,7 +44,13 @@ impl fmt::Display for Element {
                 None => write!(f, " {name}")?,
             }
         }
-        write!(f, "></{}>", self.name)
+        write!(f, ">{content}</{}>", self.name)
+    }
+}
+
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_around("", f)
     }
 }
 
@@ -66,14 +71,6 @@ impl fmt::Display for Escaped<'_> {
             other => f.write_char(other),
         })
     }
-}
-
-/// Returns whether `name` can follow `data-`, and has no upper case, which HTML would change.
-pub(crate) fn is_data_name(name: &str) -> bool {
-    !name.is_empty()
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
 /// An enum of an attribute's values, with the text of each.
@@ -98,7 +95,7 @@ macro_rules! values {
 }
 
 values! {
-    /// Names what a portal shows: `modules`.
+    /// Names what an embed shows: `modules`.
     Modules {
         /// The changelog.
         Changelog = "changelog",
@@ -112,7 +109,7 @@ values! {
 values! {
     /// Names the color scheme: `color-scheme`.
     ColorScheme {
-        /// The person's system setting, or the element's CSS `color-scheme`.
+        /// The browser's setting, and the element's own CSS `color-scheme`.
         System = "system",
         /// Always dark.
         Dark = "dark",
@@ -122,7 +119,7 @@ values! {
 }
 
 values! {
-    /// Names the corner in which a widget or a form opens: `position`.
+    /// Names the corner of a widget or a form: `position`.
     Position {
         /// At the top, on the left.
         TopLeft = "top-left",
@@ -138,7 +135,7 @@ values! {
 values! {
     /// Names what a widget's position is relative to: `anchor`.
     Anchor {
-        /// The element that opens it.
+        /// The element that opens the widget.
         Trigger = "trigger",
         /// The window.
         Viewport = "viewport",

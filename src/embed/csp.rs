@@ -24,71 +24,25 @@
 //! # Ok::<(), csp::InvalidSource>(())
 //! ```
 
-use std::fmt;
+use std::borrow::Cow;
 
-use url::{Host, Url};
-
+use super::origin;
+use super::policy::{Kind, Policy, covers};
 use super::script::is_base64;
 
 pub use super::csp_layer::{CspLayer, CspResponseFuture, CspService};
+pub use super::origin::InvalidSource;
 
-/// The directives that apply to each kind of request, most specific first, and the one that is added.
-const FALLBACKS: &[Need] = &[
-    Need {
-        kind: Kind::Frame,
-        directive: "frame-src",
-        fallbacks: &["frame-src", "child-src", "default-src"],
-    },
-    Need {
-        kind: Kind::Connect,
-        directive: "connect-src",
-        fallbacks: &["connect-src", "default-src"],
-    },
-    Need {
-        kind: Kind::Script,
-        directive: "script-src",
-        fallbacks: &["script-src-elem", "script-src", "default-src"],
-    },
-    Need {
-        kind: Kind::Style,
-        directive: "style-src",
-        fallbacks: &["style-src-elem", "style-src", "default-src"],
-    },
-    Need {
-        kind: Kind::StyleAttribute,
-        directive: "style-src",
-        fallbacks: &["style-src-attr", "style-src", "default-src"],
-    },
-    Need {
-        kind: Kind::Image,
-        directive: "img-src",
-        fallbacks: &["img-src", "default-src"],
-    },
-    Need {
-        kind: Kind::Font,
-        directive: "font-src",
-        fallbacks: &["font-src", "default-src"],
-    },
+/// The hosts of the players that YouTube and Loom document for embedding.
+const VIDEO_PLAYERS: &[&str] = &[
+    "https://www.youtube.com",
+    "https://www.youtube-nocookie.com",
+    "https://www.loom.com",
 ];
 
-struct Need {
-    kind: Kind,
-    directive: &'static str,
-    fallbacks: &'static [&'static str],
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Frame,
-    Connect,
-    Script,
-    Style,
-    StyleAttribute,
-    Image,
-    Font,
-}
-
-/// Returns the shortest list of Released's hosts.
+/// Returns the shortest list of hosts that Released documents.
+///
+/// It holds no host of a frame. Add yours with [`hub`](Sources::hub).
 pub fn strict() -> Sources {
     Sources::new(&[
         (
@@ -117,6 +71,8 @@ pub fn strict() -> Sources {
 }
 
 /// Returns the list that Released recommends: all of its hosts by a wildcard, so that a new host breaks nothing.
+///
+/// It holds no host of a frame. Add yours with [`hub`](Sources::hub).
 pub fn recommended() -> Sources {
     const ALL: &str = "https://*.released.so";
     Sources::new(&[
@@ -129,9 +85,11 @@ pub fn recommended() -> Sources {
     ])
 }
 
-/// Finds the nonce of a policy's scripts, for [`Script::nonce`](crate::embed::Script::nonce).
+/// Finds the nonce of the scripts in the value of a `Content-Security-Policy` header, for
+/// [`Script::nonce`](crate::embed::Script::nonce).
 ///
-/// The nonce is in base64 or URL-safe base64.
+/// If the value has several policies, separated by commas, the first one that restricts scripts is searched. The nonce
+/// is in base64 or URL-safe base64. Returns `None` if there is no such policy, or no such nonce in it.
 ///
 /// # Example
 ///
@@ -140,35 +98,37 @@ pub fn recommended() -> Sources {
 ///
 /// let policy = "script-src 'self' 'nonce-aB3_-w=='";
 /// assert_eq!(csp::nonce_of(policy), Some("aB3_-w=="));
+///
+/// let policies = format!("frame-ancestors 'none', {policy}");
+/// assert_eq!(csp::nonce_of(&policies), Some("aB3_-w=="));
+///
 /// assert_eq!(csp::nonce_of("script-src 'self'"), None);
 /// ```
-pub fn nonce_of(policy: &str) -> Option<&str> {
-    let first = policy.split(',').next()?;
-    let parsed = Policy::parse(first);
-    let script = ["script-src-elem", "script-src", "default-src"]
-        .iter()
-        .find_map(|name| parsed.position(name))?;
-    let nonce = parsed.directives[script]
-        .sources
-        .iter()
-        .find_map(|source| {
-            // The keyword is case-insensitive, the nonce is not.
-            let start = source
-                .get(..7)
-                .filter(|start| start.eq_ignore_ascii_case("'nonce-"))?;
-            let nonce = source[start.len()..].strip_suffix('\'')?;
-            is_base64(nonce).then(|| nonce.to_owned())
-        })?;
-    // The parsed policy owns its words; the caller's own are returned.
-    first
-        .find(&nonce)
-        .map(|start| &first[start..start + nonce.len()])
+pub fn nonce_of(policies: &str) -> Option<&str> {
+    let nonces: Vec<_> = policies.split(',').find_map(|policy| {
+        let policy = Policy::parse(policy);
+        let sources = policy.sources(Kind::Script)?;
+        Some(sources.iter().filter_map(nonce_in).collect())
+    })?;
+    nonces.first().copied()
+}
+
+fn nonce_in<'a>(source: &Cow<'a, str>) -> Option<&'a str> {
+    // What was parsed and not changed is borrowed.
+    let Cow::Borrowed(source) = source else {
+        return None;
+    };
+    // The keyword is case-insensitive, the nonce is not.
+    let (keyword, nonce) = source.split_at_checked("'nonce-".len())?;
+    let nonce = nonce.strip_suffix('\'')?;
+    (keyword.eq_ignore_ascii_case("'nonce-") && is_base64(nonce)).then_some(nonce)
 }
 
 /// Holds the sources that an embed needs; see the [module](self).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sources {
     by_kind: Vec<(Kind, Vec<String>)>,
+    has_hub: bool,
 }
 
 impl Sources {
@@ -179,26 +139,24 @@ impl Sources {
                 .iter()
                 .map(|(kind, list)| (*kind, own(list)))
                 .collect(),
+            has_hub: false,
         }
     }
 
     /// Allows the portal's frame from this host: `SUBDOMAIN.releasedhub.com`, or your own hub host.
     ///
+    /// Without it, a policy that restricts frames blocks the portal's frame, and the embed shows "Communication error".
+    /// [`CspLayer`] logs a warning then.
+    ///
     /// # Errors
     ///
-    /// `host` is not the name of a host.
+    /// `host` is not the name of a host, without a scheme and a port. A policy cannot allow a name with `_`, nor an IPv6
+    /// address.
     pub fn hub(mut self, host: &str) -> Result<Self, InvalidSource> {
-        let is_name = host
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
-        let url = format!("https://{host}");
-        match Url::parse(&url).map_err(|_| InvalidSource)?.host() {
-            Some(Host::Domain(_)) if is_name => {
-                self.add(Kind::Frame, url);
-                Ok(self)
-            }
-            _ => Err(InvalidSource),
-        }
+        let hub = origin::of_hub(host)?;
+        self.add(Kind::Frame, &hub);
+        self.has_hub = true;
+        Ok(self)
     }
 
     /// Allows scripts and connections of another origin, such as a [`FakeReleased`](crate::testing::FakeReleased), or a
@@ -206,30 +164,74 @@ impl Sources {
     ///
     /// # Errors
     ///
-    /// `origin` is not an origin such as `https://example.com:8443`.
-    pub fn origin(mut self, origin: &str) -> Result<Self, InvalidSource> {
-        let parsed = Url::parse(origin).map_err(|_| InvalidSource)?;
-        if !matches!(parsed.scheme(), "http" | "https")
-            || parsed.origin().ascii_serialization() != origin
-        {
-            return Err(InvalidSource);
+    /// `origin` is not an origin such as `https://example.com:8443`. A policy cannot allow a host with `_`, nor an IPv6
+    /// address. A wildcard is not an origin.
+    pub fn origin(self, origin: &str) -> Result<Self, InvalidSource> {
+        self.with(&[Kind::Script, Kind::Connect], origin)
+    }
+
+    /// Allows images of this origin, for example those in your posts.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`origin`](Self::origin).
+    pub fn image(self, origin: &str) -> Result<Self, InvalidSource> {
+        self.with(&[Kind::Image], origin)
+    }
+
+    /// Allows video and audio files of this origin, for example those in your posts.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`origin`](Self::origin).
+    pub fn media(self, origin: &str) -> Result<Self, InvalidSource> {
+        self.with(&[Kind::Media], origin)
+    }
+
+    /// Allows frames of this origin, for example those of a video player in your posts.
+    ///
+    /// For the portal's own frame, use [`hub`](Self::hub).
+    ///
+    /// # Errors
+    ///
+    /// As those of [`origin`](Self::origin).
+    pub fn frame(self, origin: &str) -> Result<Self, InvalidSource> {
+        self.with(&[Kind::Frame], origin)
+    }
+
+    /// Allows videos of YouTube and Loom in posts, as media and as frames.
+    ///
+    /// Released documents that `media-src` and `frame-src` must allow them, and names no hosts. The hosts are a guess:
+    /// those of the players that YouTube and Loom document for embedding. For video files, use [`media`](Self::media)
+    /// with the host of the files.
+    pub fn videos(mut self) -> Self {
+        for player in VIDEO_PLAYERS {
+            self.add(Kind::Media, player);
+            self.add(Kind::Frame, player);
         }
-        for kind in [Kind::Script, Kind::Connect] {
-            self.add(kind, origin.to_owned());
-        }
-        Ok(self)
+        self
     }
 
     /// Allows the script of [`token_script`](crate::embed::token_script) and its requests, from the page's own origin.
     pub fn token_script(mut self) -> Self {
         for kind in [Kind::Script, Kind::Connect] {
-            self.add(kind, "'self'".to_owned());
+            self.add(kind, "'self'");
         }
         self
     }
 
-    fn add(&mut self, kind: Kind, source: String) {
+    fn with(mut self, kinds: &[Kind], origin: &str) -> Result<Self, InvalidSource> {
+        let origin = origin::checked(origin)?;
+        for kind in kinds {
+            self.add(*kind, &origin);
+        }
+        Ok(self)
+    }
+
+    fn add(&mut self, kind: Kind, source: &str) {
+        let source = source.to_owned();
         match self.by_kind.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, sources)) if sources.contains(&source) => {}
             Some((_, sources)) => sources.push(source),
             None => self.by_kind.push((kind, vec![source])),
         }
@@ -239,7 +241,8 @@ impl Sources {
     ///
     /// A second merge changes nothing. If a policy says nothing about a kind of request, that kind is allowed already,
     /// and nothing is added. If the value has several policies, separated by commas, each is merged, because a browser
-    /// enforces all of them.
+    /// enforces all of them. A directive with other characters than ASCII stays as it is and does not count, because
+    /// browsers ignore it.
     pub fn merge_into(&self, policies: &str) -> String {
         let merged: Vec<_> = policies
             .split(',')
@@ -250,188 +253,34 @@ impl Sources {
 
     fn merge_into_one(&self, policy: &str) -> String {
         let mut policy = Policy::parse(policy);
-        for Need {
-            kind,
-            directive,
-            fallbacks,
-        } in FALLBACKS
-        {
-            let Some((_, needed)) = self.by_kind.iter().find(|(known, _)| known == kind) else {
-                continue;
-            };
-            policy.allow(needed, directive, fallbacks);
+        for kind in Kind::ALL {
+            if let Some((_, needed)) = self.by_kind.iter().find(|(known, _)| *known == kind) {
+                policy.allow(kind, needed);
+            }
         }
         policy.to_string()
     }
-}
 
-/// Says that a string is not a source that can be allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InvalidSource;
-
-impl fmt::Display for InvalidSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "a hub is the name of a host, such as acme.releasedhub.com, and an origin a scheme, a host and a port",
-        )
-    }
-}
-
-impl std::error::Error for InvalidSource {}
-
-/// A parsed policy.
-struct Policy {
-    directives: Vec<Directive>,
-}
-
-struct Directive {
-    /// In lower case.
-    name: String,
-    sources: Vec<String>,
-    /// As it was written, unless it was changed.
-    unchanged: Option<String>,
-}
-
-impl Policy {
-    fn parse(policy: &str) -> Self {
-        let directives = policy.split(';').filter_map(|text| {
-            let text = text.trim_matches(|character: char| character.is_ascii_whitespace());
-            let mut words = text.split_ascii_whitespace();
-            let name = words.next()?.to_ascii_lowercase();
-            Some(Directive {
-                name,
-                sources: words.map(str::to_owned).collect(),
-                unchanged: Some(text.to_owned()),
-            })
-        });
-        Self {
-            directives: directives.collect(),
-        }
-    }
-
-    /// Browsers apply the first of several directives with one name.
-    fn position(&self, name: &str) -> Option<usize> {
-        self.directives
-            .iter()
-            .position(|directive| directive.name == name)
-    }
-
-    /// Adds these sources to the directive that governs a kind of request.
-    fn allow(&mut self, needed: &[String], directive: &str, fallbacks: &[&str]) {
-        // Without a directive, everything is allowed.
-        let Some(governing) = fallbacks.iter().find_map(|name| self.position(name)) else {
-            return;
+    /// Returns whether one of these policies, into which the sources were merged, blocks the portal's frame.
+    ///
+    /// Without [`hub`](Self::hub) the host is unknown. Then a policy that allows a host of Released's may allow it.
+    pub(crate) fn leave_hub_blocked(&self, policies: &str) -> bool {
+        let is_blocked_by = |policy| {
+            Policy::parse(policy)
+                .sources(Kind::Frame)
+                .is_some_and(|sources| !sources.iter().any(|source| may_be_a_hub(source)))
         };
-        let sources = &self.directives[governing].sources;
-        let missing: Vec<String> = needed
-            .iter()
-            .filter(|source| !sources.iter().any(|allowed| covers(allowed, source)))
-            .cloned()
-            .collect();
-        if missing.is_empty() {
-            return;
-        }
-        let mut sources = sources.clone();
-        sources.retain(|source| !source.eq_ignore_ascii_case("'none'"));
-        sources.extend(missing);
-
-        // A directive for several kinds of requests stays as it is, and a more specific one is added.
-        let is_wider = matches!(
-            self.directives[governing].name.as_str(),
-            "default-src" | "child-src"
-        );
-        let name = if is_wider {
-            directive.to_owned()
-        } else {
-            self.directives[governing].name.clone()
-        };
-        if name == "script-src" {
-            self.keep_workers(governing);
-        }
-        let changed = Directive {
-            name,
-            sources,
-            unchanged: None,
-        };
-        if is_wider {
-            self.directives.push(changed);
-        } else {
-            self.directives[governing] = changed;
-        }
-    }
-
-    /// Keeps what workers were allowed. They fall back to `script-src`, so they get their own directive before it
-    /// changes. With `'strict-dynamic'` they need none, because hosts do not count then.
-    fn keep_workers(&mut self, governing: usize) {
-        let sources = &self.directives[governing].sources;
-        let has_own = self
-            .position("worker-src")
-            .or(self.position("child-src"))
-            .is_some();
-        if !has_own
-            && !sources
-                .iter()
-                .any(|source| source.eq_ignore_ascii_case("'strict-dynamic'"))
-        {
-            let sources = sources.clone();
-            self.directives.push(Directive {
-                name: "worker-src".to_owned(),
-                sources,
-                unchanged: None,
-            });
-        }
+        !self.has_hub && policies.split(',').any(is_blocked_by)
     }
 }
 
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (
-            index,
-            Directive {
-                name,
-                sources,
-                unchanged,
-            },
-        ) in self.directives.iter().enumerate()
-        {
-            if index > 0 {
-                f.write_str("; ")?;
-            }
-            if let Some(text) = unchanged {
-                f.write_str(text)?;
-            } else {
-                f.write_str(name)?;
-                sources
-                    .iter()
-                    .try_for_each(|source| write!(f, " {source}"))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Returns whether a source that is allowed covers the one that is needed: the same source, a wildcard or a scheme.
-fn covers(allowed: &str, needed: &str) -> bool {
-    if allowed.eq_ignore_ascii_case(needed) {
+fn may_be_a_hub(source: &str) -> bool {
+    if covers(source, "https://*.releasedhub.com") {
         return true;
     }
-    let Some((scheme, host)) = needed.split_once("://") else {
-        return false;
-    };
-    if allowed == "*" || allowed.eq_ignore_ascii_case("https:") && scheme == "https" {
-        return true;
-    }
-    // Without a scheme, a source means the page's own scheme, and always https, too.
-    let (allowed_scheme, pattern) = allowed.split_once("://").unwrap_or(("https", allowed));
-    if !allowed_scheme.eq_ignore_ascii_case(scheme) {
-        return false;
-    }
-    let (pattern, host) = (pattern.to_ascii_lowercase(), host.to_ascii_lowercase());
-    match pattern.strip_prefix("*.") {
-        // A wildcard that is needed is covered by a wider one.
-        Some(domain) => host
-            .strip_suffix(domain)
-            .is_some_and(|start| start.ends_with('.')),
-        None => pattern == host,
-    }
+    let source = source.to_ascii_lowercase();
+    let (_, host) = source.split_once("://").unwrap_or(("", &source));
+    host.split([':', '/'])
+        .next()
+        .is_some_and(|host| host.ends_with(".releasedhub.com"))
 }

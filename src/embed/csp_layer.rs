@@ -29,8 +29,13 @@ use crate::telemetry::warn;
 /// policy. It finds responses with a token by the marker [`CarriesToken`](crate::middleware::CarriesToken), so a layer
 /// between the two must keep the response's extensions.
 ///
-/// If a response with a token has no policy, or if this layer is inside of the `ReleasedTokenLayer`, it logs one
-/// warning.
+/// If a page with a token has no policy, or if this layer is inside of the `ReleasedTokenLayer`, it logs one warning.
+///
+/// # "Communication error"
+///
+/// The embed shows this if the policy blocks the frame of Released's hub. If the sources have no
+/// [`hub`](Sources::hub), and a policy that they are merged into restricts frames and allows no host of
+/// `releasedhub.com`, the layer logs one warning. `.hub(..)` is also the cure for a hub host of your own.
 ///
 /// # Example
 ///
@@ -58,6 +63,7 @@ pub struct CspLayer {
 struct Warned {
     is_inside: AtomicBool,
     has_no_policy: AtomicBool,
+    hub_is_blocked: AtomicBool,
 }
 
 impl CspLayer {
@@ -75,6 +81,39 @@ impl CspLayer {
     pub fn on_every_response(mut self) -> Self {
         self.on_every_response = true;
         self
+    }
+
+    fn merge_into(&self, headers: &mut HeaderMap, carries_token: bool) {
+        let mut has_policy = false;
+        for name in [CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY_REPORT_ONLY] {
+            has_policy |= merge(headers, name, &self.sources);
+        }
+        if !is_page(headers) {
+            return;
+        }
+        if carries_token && !has_policy && !self.warned.has_no_policy.swap(true, Ordering::Relaxed)
+        {
+            warn!(
+                "a response with an auth token has no Content-Security-Policy to merge into; put the CspLayer outside of \
+                 what sets the policy, or remove it"
+            );
+        }
+        // A policy that only reports blocks nothing.
+        let blocks_hub = || {
+            headers
+                .get_all(CONTENT_SECURITY_POLICY)
+                .iter()
+                .any(|policies| self.sources.leave_hub_blocked(&decode(policies)))
+        };
+        if !self.warned.hub_is_blocked.load(Ordering::Relaxed)
+            && blocks_hub()
+            && !self.warned.hub_is_blocked.swap(true, Ordering::Relaxed)
+        {
+            warn!(
+                "a Content-Security-Policy blocks the frame of Released's hub, so the embed shows \"Communication \
+                 error\"; call hub(..) on the sources of the CspLayer, with the hub's host, such as acme.releasedhub.com"
+            );
+        }
     }
 }
 
@@ -145,36 +184,20 @@ where
         if let Ok(response) = &mut result {
             let carries_token = response.extensions().get::<CarriesToken>().is_some();
             if carries_token || this.layer.on_every_response {
-                let mut merged = false;
-                for name in [CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY_REPORT_ONLY] {
-                    merged |= merge(response.headers_mut(), name, &this.layer.sources);
-                }
-                if carries_token
-                    && !merged
-                    && is_page(response.headers())
-                    && !this
-                        .layer
-                        .warned
-                        .has_no_policy
-                        .swap(true, Ordering::Relaxed)
-                {
-                    warn!(
-                        "a response with an auth token has no Content-Security-Policy to merge into; put the CspLayer \
-                         outside of what sets the policy, or remove it"
-                    );
-                }
+                this.layer.merge_into(response.headers_mut(), carries_token);
             }
         }
         Poll::Ready(result)
     }
 }
 
-/// Whether this is a page, which a policy is for. An answer of the token endpoint needs none.
+/// Returns whether this is a page, which a policy is for. An answer of the token endpoint needs none.
 fn is_page(headers: &HeaderMap) -> bool {
     let content_type = headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
+        .unwrap_or_default()
+        .to_ascii_lowercase();
     content_type.starts_with("text/html") || content_type.starts_with("application/xhtml+xml")
 }
 
@@ -184,14 +207,21 @@ fn merge(headers: &mut HeaderMap, name: HeaderName, sources: &Sources) -> bool {
         return false;
     };
     for policy in policies.iter_mut() {
-        // A value that is not text is not a policy. A merged value is always a legal header.
-        if let Some(merged) = policy
-            .to_str()
-            .ok()
-            .and_then(|text| HeaderValue::try_from(sources.merge_into(text)).ok())
-        {
+        // A merged value is always a legal header: the sources are ASCII, and the rest was legal before.
+        if let Some(merged) = encode(&sources.merge_into(&decode(policy))) {
             *policy = merged;
         }
     }
     true
+}
+
+/// Reads each byte as one character, as browsers do (CSP Level 3, section 2.2.1). A value with bytes that are not ASCII
+/// is a policy, too.
+fn decode(value: &HeaderValue) -> String {
+    value.as_bytes().iter().copied().map(char::from).collect()
+}
+
+fn encode(text: &str) -> Option<HeaderValue> {
+    let bytes: Result<Vec<u8>, _> = text.chars().map(u8::try_from).collect();
+    HeaderValue::from_bytes(&bytes.ok()?).ok()
 }

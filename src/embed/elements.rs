@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::attributes::{Anchor, ColorScheme, Element, Locale, Modules, Position, is_data_name};
+use super::attribute_name::{self, InvalidAttribute};
+use super::attributes::{Anchor, ColorScheme, Element, Locale, Modules, Position};
 use crate::token::AuthToken;
 
 /// The attribute from which the script of `token_script` reads its endpoint.
@@ -24,7 +25,9 @@ pub fn form(form_id: impl Into<String>) -> Form {
     Form::new("released-form", "form-id", form_id.into())
 }
 
-/// Creates a badge that shows whether there is news in the channel with this id: `<released-badge>`.
+/// Creates a badge for the channel with this id: `<released-badge>`.
+///
+/// Released documents no other attribute of a badge than the channel's id. That a badge uses a token is a guess.
 pub fn badge(channel_id: impl Into<String>) -> Badge {
     Badge::new("released-badge", "channel-id", channel_id.into())
 }
@@ -72,6 +75,27 @@ macro_rules! element {
                 self.with(TOKEN_ENDPOINT, endpoint)
             }
 
+            /// Sets any attribute, such as `id`, `class`, `style` or `data-plan`. The value is escaped. A later value
+            /// replaces an earlier one.
+            ///
+            /// Use it for what your page needs, and for attributes and values that Released adds after this version.
+            /// If a script library or CSS reads the attribute, escaping is not enough: write nothing into it that a
+            /// user typed.
+            ///
+            /// # Errors
+            ///
+            /// The name is invalid, is that of an event handler, or is `channel-id`, `form-id`, `auth-token` or
+            /// `data-released-auth`; see [`InvalidAttribute`].
+            pub fn attribute(
+                mut self,
+                name: &str,
+                value: impl Into<String>,
+            ) -> Result<Self, InvalidAttribute> {
+                attribute_name::check(name, attribute_name::OF_ELEMENTS)?;
+                self.element.set(name.to_owned(), value);
+                Ok(self)
+            }
+
             fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
                 self.element.set(name, value);
                 self
@@ -98,7 +122,7 @@ macro_rules! attributes {
         $(impl $element { $(attributes!(@$attribute);)* })*
     };
     (@modules) => {
-        /// Sets what the portal shows.
+        /// Sets what the embed shows.
         pub fn modules(self, modules: Modules) -> Self {
             self.with("modules", modules.as_str())
         }
@@ -122,7 +146,7 @@ macro_rules! attributes {
         }
     };
     (@color_scheme) => {
-        /// Sets light or dark.
+        /// Sets whether the colors are light or dark.
         pub fn color_scheme(self, scheme: ColorScheme) -> Self {
             self.with("color-scheme", scheme.as_str())
         }
@@ -152,27 +176,25 @@ macro_rules! attributes {
         }
     };
     (@refresh) => {
-        /// Sets how often the embed looks for news. It is written in whole seconds, and is at least one second.
+        /// Sets how often the embed looks for news, in whole seconds. An interval below one second becomes one.
         pub fn refresh(self, interval: Duration) -> Self {
             self.with("refresh", format!("{}s", interval.as_secs().max(1)))
         }
     };
     (@position) => {
-        /// Sets the corner in which it opens.
+        /// Sets the corner in which the element opens.
         pub fn position(self, position: Position) -> Self {
             self.with("position", position.as_str())
         }
     };
     (@data) => {
-        /// Adds the attribute `data-NAME`.
+        /// Sets the attribute `data-NAME`, which Released documents for this element.
         ///
-        /// # Panics
+        /// # Errors
         ///
-        /// Panics if the name is empty or has other characters than `a-z 0-9 -`.
-        pub fn data(mut self, name: &'static str, value: impl Into<String>) -> Self {
-            assert!(is_data_name(name), "the name of a data attribute has only a-z, 0-9 and -");
-            self.element.set(format!("data-{name}"), value);
-            self
+        /// As those of [`attribute`](Self::attribute) for `data-NAME`.
+        pub fn data(self, name: &str, value: impl Into<String>) -> Result<Self, InvalidAttribute> {
+            self.attribute(&format!("data-{name}"), value)
         }
     };
 }
@@ -193,7 +215,9 @@ element! {
 }
 
 element! {
-    /// Writes a badge that shows whether there is news; see [`badge`].
+    /// Writes a badge; see [`badge`].
+    ///
+    /// Released documents nothing about `auth-token` on a badge, so its token is a guess.
     Badge
 }
 
@@ -215,34 +239,34 @@ impl Page {
         self.with("cover-images", shown.to_string())
     }
 
-    /// Sets the space at the top of the window for sticky titles, in CSS pixels.
+    /// Sets how far from the top of the window the sticky titles are, in CSS pixels.
     pub fn top_offset(self, pixels: u32) -> Self {
         self.with("top-offset", pixels.to_string())
     }
 
-    /// Switches sticky titles off.
-    pub fn no_top_offset(self) -> Self {
+    /// Switches sticky titles off. It replaces [`top_offset`](Self::top_offset), because both are one attribute.
+    pub fn no_sticky_titles(self) -> Self {
         self.with("top-offset", "false")
     }
 }
 
 impl Widget {
-    /// Sets what its position is relative to.
+    /// Sets what the widget's position is relative to.
     pub fn anchor(self, anchor: Anchor) -> Self {
         self.with("anchor", anchor.as_str())
     }
 
-    /// Sets the CSS selector of the element that opens it.
+    /// Sets the CSS selector of the element that opens the widget.
     pub fn trigger(self, selector: impl Into<String>) -> Self {
         self.with("trigger", selector)
     }
 
-    /// Sets whether it opens by itself.
+    /// Sets whether the widget opens by itself. Released does not document when it does.
     pub fn boost(self, boosted: bool) -> Self {
         self.with("boost", boosted.to_string())
     }
 
-    /// Sets whether the trigger shows a badge when there is news.
+    /// Sets whether the widget shows a badge.
     pub fn badge(self, shown: bool) -> Self {
         self.with("badge", shown.to_string())
     }
@@ -254,7 +278,7 @@ impl Form {
         self.with("placeholder", placeholder)
     }
 
-    /// Sets whether the form opens over the page, with `Released.show('form', FORM_ID)`, or is shown in the page.
+    /// Sets whether the form is a dialog. The page opens it with `window.Released.show('form', FORM_ID)`.
     pub fn dialog(self, dialog: bool) -> Self {
         self.with("dialog", dialog.to_string())
     }

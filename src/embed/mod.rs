@@ -29,17 +29,23 @@
 //! );
 //! ```
 
+mod attribute_name;
 mod attributes;
 pub mod csp;
 mod csp_layer;
 mod elements;
+mod origin;
+mod policy;
+mod preconnect;
 mod script;
 #[cfg(any(feature = "askama", feature = "maud", feature = "minijinja"))]
 mod templates;
 mod token_script;
 
+pub use self::attribute_name::InvalidAttribute;
 pub use self::attributes::{Anchor, ColorScheme, Locale, Modules, Position};
 pub use self::elements::{Badge, Form, Page, Widget, badge, form, page, widget};
+pub use self::preconnect::{Preconnect, preconnect};
 pub use self::script::{InvalidScript, Script, script};
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]

@@ -2,7 +2,7 @@
 //!
 //! They escape their own attributes. See the examples `maud`, `askama` and `minijinja`.
 
-use super::{Badge, Form, InlineScript, Page, Script, Widget};
+use super::{Badge, Form, InlineScript, Page, Preconnect, Script, Widget};
 
 macro_rules! safe_in_templates {
     ($($element:ident)*) => {
@@ -29,4 +29,4 @@ macro_rules! safe_in_templates {
     };
 }
 
-safe_in_templates!(Badge Form InlineScript Page Script Widget);
+safe_in_templates!(Badge Form InlineScript Page Preconnect Script Widget);

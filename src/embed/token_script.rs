@@ -5,6 +5,8 @@ use std::sync::OnceLock;
 
 use hmac_sha256::Hash;
 
+use super::attribute_name;
+use super::attributes::Element;
 use super::script::{InvalidScript, Script, is_base64};
 
 /// The script, as it is served. It has no dependencies.
@@ -34,9 +36,9 @@ pub fn token_script_tag(path: &str) -> Script {
 /// The nonce is not base64 or URL-safe base64.
 pub fn token_script_inline(nonce: &str) -> Result<InlineScript, InvalidScript> {
     if is_base64(nonce) {
-        Ok(InlineScript {
-            nonce: nonce.to_owned(),
-        })
+        let mut element = Element::new("script");
+        element.set("nonce", nonce);
+        Ok(InlineScript { element })
     } else {
         Err(InvalidScript::Nonce)
     }
@@ -46,12 +48,30 @@ pub fn token_script_inline(nonce: &str) -> Result<InlineScript, InvalidScript> {
 #[must_use = "a script does nothing until it is written into a page"]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InlineScript {
-    nonce: String,
+    element: Element,
+}
+
+impl InlineScript {
+    /// Sets any other attribute, such as `id` or `data-cfasync`. The value is escaped, and may be empty. A later value
+    /// replaces an earlier one.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Script::attribute`].
+    pub fn attribute(
+        mut self,
+        name: &str,
+        value: impl Into<String>,
+    ) -> Result<Self, InvalidScript> {
+        attribute_name::check(name, attribute_name::OF_SCRIPTS)?;
+        self.element.set(name.to_owned(), value);
+        Ok(self)
+    }
 }
 
 impl fmt::Display for InlineScript {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "<script nonce=\"{}\">{SOURCE}</script>", self.nonce)
+        self.element.write_around(SOURCE, f)
     }
 }
 

@@ -10,9 +10,12 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use proptest::prelude::*;
 use scraper::Html;
-use tower::ServiceExt;
+use tower::{BoxError, ServiceBuilder, ServiceExt};
 use tower_released::embed::csp::{self, CspLayer, Sources};
-use tower_released::embed::{self, Anchor, ColorScheme, Locale, Modules, Position, token_script};
+use tower_released::embed::{
+    self, Anchor, ColorScheme, InvalidAttribute, InvalidScript, Locale, Modules, Position,
+    token_script,
+};
 use tower_released::middleware::CacheControl;
 use tower_released::testing::StubMinter;
 use tower_released::{AuthToken, ReleasedTokenLayer};
@@ -92,7 +95,13 @@ fn every_documented_attribute_can_be_set() {
         ("released-page".to_owned(), expected)
     );
     assert_eq!(
-        parsed(&embed::page("c1").top_offset(9).no_top_offset().to_string()).1["top-offset"],
+        parsed(
+            &embed::page("c1")
+                .top_offset(9)
+                .no_sticky_titles()
+                .to_string()
+        )
+        .1["top-offset"],
         "false"
     );
 
@@ -113,6 +122,7 @@ fn every_documented_attribute_can_be_set() {
         .locale(Locale::Chinese)
         .refresh(Duration::ZERO)
         .data("plan", "pro")
+        .unwrap()
         .token(&token());
     let mut expected = pairs(&common);
     expected.extend(pairs(&[
@@ -145,6 +155,7 @@ fn every_documented_attribute_can_be_set() {
         .color_scheme(ColorScheme::System)
         .locale(Locale::Dutch)
         .data("page", "/pricing")
+        .unwrap()
         .token_from("/api/released-token");
     let expected = pairs(&[
         ("form-id", "f1"),
@@ -174,16 +185,185 @@ fn every_documented_attribute_can_be_set() {
 #[test]
 fn data_attributes_have_names_that_a_parser_leaves_alone() {
     for bad in ["", "a b", "onload=x", "Plan", "plan\"", "ä"] {
-        let set = std::panic::catch_unwind(|| embed::widget("c1").data(bad, "x"));
-        assert!(set.is_err(), "{bad:?}");
+        assert_eq!(
+            embed::widget("c1").data(bad, "x"),
+            Err(InvalidAttribute::Name),
+            "{bad:?}"
+        );
     }
+    for own in ["released-auth", "on-click"] {
+        assert!(embed::form("f1").data(own, "x").is_err(), "{own:?}");
+    }
+}
+
+/// Names that a browser, a parser or a script library would read as something else, and why each is refused.
+const BAD_NAMES: &[(&str, InvalidAttribute)] = &[
+    ("", InvalidAttribute::Name),
+    (" ", InvalidAttribute::Name),
+    ("a b", InvalidAttribute::Name),
+    ("a\tonclick", InvalidAttribute::Name),
+    ("a\nb", InvalidAttribute::Name),
+    ("a\u{c}b", InvalidAttribute::Name),
+    ("a\0", InvalidAttribute::Name),
+    ("a>", InvalidAttribute::Name),
+    ("a/", InvalidAttribute::Name),
+    ("a/onclick", InvalidAttribute::Name),
+    ("a=\"x\" onclick", InvalidAttribute::Name),
+    ("a=", InvalidAttribute::Name),
+    ("a\"", InvalidAttribute::Name),
+    ("a'", InvalidAttribute::Name),
+    ("a<b", InvalidAttribute::Name),
+    ("=", InvalidAttribute::Name),
+    ("1a", InvalidAttribute::Name),
+    ("-a", InvalidAttribute::Name),
+    ("_", InvalidAttribute::Name),
+    (":class", InvalidAttribute::Name),
+    ("data-", InvalidAttribute::Name),
+    ("ä", InvalidAttribute::Name),
+    ("dat\u{430}", InvalidAttribute::Name),
+    ("\u{fffe}", InvalidAttribute::Name),
+    ("Title", InvalidAttribute::Name),
+    ("AUTH-TOKEN", InvalidAttribute::Name),
+    ("onClick", InvalidAttribute::Name),
+    ("@click", InvalidAttribute::Name),
+    ("(click)", InvalidAttribute::Name),
+    ("[class]", InvalidAttribute::Name),
+    ("onclick", InvalidAttribute::EventHandler),
+    ("onload", InvalidAttribute::EventHandler),
+    ("on", InvalidAttribute::EventHandler),
+    ("onfuture", InvalidAttribute::EventHandler),
+    ("on:click", InvalidAttribute::EventHandler),
+    ("on-click", InvalidAttribute::EventHandler),
+    ("hx-on:click", InvalidAttribute::EventHandler),
+    ("hx-on--after-request", InvalidAttribute::EventHandler),
+    ("x-on:click.once", InvalidAttribute::EventHandler),
+    ("v-on:click", InvalidAttribute::EventHandler),
+    ("data-on-click", InvalidAttribute::EventHandler),
+    ("data-hx-on", InvalidAttribute::EventHandler),
+];
+
+const GOOD_NAMES: &[&str] = &[
+    "id",
+    "class",
+    "style",
+    "hidden",
+    "lang",
+    "data-preconnect",
+    "data-plan",
+    "data-controller",
+    "data-only",
+    "aria-label",
+    "wire:ignore",
+    "x",
+    "a1",
+    "v2_5.x",
+    "future-attribute",
+];
+
+#[test]
+fn an_attribute_of_the_pages_own_has_a_name_that_runs_nothing_and_is_not_the_builders() {
+    for (name, why) in BAD_NAMES {
+        assert_eq!(
+            embed::page("c1").attribute(name, "x"),
+            Err(*why),
+            "{name:?}"
+        );
+        assert_eq!(
+            embed::script().attribute(name, "x"),
+            Err(InvalidScript::Attribute(*why)),
+            "{name:?}"
+        );
+        let inline = embed::token_script_inline("abc").unwrap();
+        assert_eq!(
+            inline.attribute(name, "x"),
+            Err(InvalidScript::Attribute(*why)),
+            "{name:?}"
+        );
+    }
+    for own in ["auth-token", "channel-id", "form-id", "data-released-auth"] {
+        let refused = Err(InvalidAttribute::Reserved);
+        assert_eq!(
+            embed::page("c1").attribute(own, "x").map(drop),
+            refused,
+            "{own}"
+        );
+        assert_eq!(
+            embed::widget("c1").attribute(own, "x").map(drop),
+            refused,
+            "{own}"
+        );
+        assert_eq!(
+            embed::form("f1").attribute(own, "x").map(drop),
+            refused,
+            "{own}"
+        );
+        assert_eq!(
+            embed::badge("c1").attribute(own, "x").map(drop),
+            refused,
+            "{own}"
+        );
+    }
+    for own in ["src", "defer", "integrity", "crossorigin", "nonce"] {
+        let refused = Err(InvalidScript::Attribute(InvalidAttribute::Reserved));
+        assert_eq!(embed::script().attribute(own, "x"), refused, "{own}");
+        let tag = embed::token_script_tag("/t.js").attribute(own, "x");
+        assert_eq!(tag, refused, "{own}");
+        let inline = embed::token_script_inline("abc").unwrap();
+        let refused = Err(InvalidScript::Attribute(InvalidAttribute::Reserved));
+        assert_eq!(inline.attribute(own, "x"), refused, "{own}");
+    }
+
+    let value = "\"><script>alert(1)</script>&amp;";
+    for name in GOOD_NAMES {
+        let page = embed::page("c1").attribute(name, value).unwrap();
+        let expected = pairs(&[("channel-id", "c1"), (name, value)]);
+        assert_eq!(
+            parsed(&page.to_string()),
+            ("released-page".to_owned(), expected)
+        );
+        let script = embed::script().attribute(name, value).unwrap();
+        assert_eq!(parsed(&script.to_string()).1[*name], value, "{name}");
+        let tag = embed::token_script_tag("/t.js").attribute(name, value);
+        assert_eq!(parsed(&tag.unwrap().to_string()).1[*name], value, "{name}");
+
+        let inline = embed::token_script_inline("abc").unwrap().to_string();
+        let (_, script) = inline.split_once('>').unwrap();
+        let inline = embed::token_script_inline("abc").unwrap();
+        let inline = inline.attribute(name, value).unwrap().to_string();
+        // Its start tag alone, because what is in the element is text.
+        let tag = inline.strip_suffix(script).unwrap();
+        let expected = pairs(&[("nonce", "abc"), (name, value)]);
+        assert_eq!(parsed(&format!("{tag}</script>")).1, expected);
+    }
+}
+
+#[test]
+fn a_later_value_replaces_an_earlier_one_in_its_place() {
+    // A locale that this version does not know.
+    let page = embed::page("c1")
+        .locale(Locale::German)
+        .attribute("locale", "ja")
+        .unwrap()
+        .attribute("id", "one")
+        .unwrap()
+        .attribute("id", "two")
+        .unwrap();
+    assert_eq!(
+        page.to_string(),
+        r#"<released-page channel-id="c1" locale="ja" id="two"></released-page>"#
+    );
+    let page = page.locale(Locale::English).to_string();
+    assert_eq!(page.matches("locale=").count(), 1, "{page}");
+    assert!(page.contains(r#"locale="en""#), "{page}");
 }
 
 #[test]
 fn a_script_tag_takes_only_what_it_knows() {
     let integrity = "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
     let pinned = embed::script()
-        .pinned("9f86d081", integrity)
+        .pinned("9f86d081")
+        .unwrap()
+        .integrity(integrity)
         .unwrap()
         .nonce("abc")
         .unwrap();
@@ -195,8 +375,18 @@ fn a_script_tag_takes_only_what_it_knows() {
         ("nonce", "abc"),
     ]);
     assert_eq!(parsed(&pinned.to_string()), ("script".to_owned(), expected));
-    assert!(embed::script().pinned("../evil", integrity).is_err());
-    assert!(embed::script().pinned("9f86d081", "md5-abc").is_err());
+    let without_integrity = embed::script().pinned("9f86d081").unwrap().to_string();
+    let expected = pairs(&[
+        ("src", "https://embed.released.so/9f86d081/embed.js"),
+        ("defer", ""),
+    ]);
+    assert_eq!(parsed(&without_integrity).1, expected);
+    for bad in ["", "../evil", "a b", "a\"b", "a?b", "a#b", "ä"] {
+        assert!(embed::script().pinned(bad).is_err(), "{bad:?}");
+    }
+    for bad in ["", "md5-abc", "sha256-", "sha256-a b", "sha384-\"><b>"] {
+        assert!(embed::script().integrity(bad).is_err(), "{bad:?}");
+    }
     for bad in ["", "=", "a b", "abc===", "\"><script>"] {
         assert!(embed::script().nonce(bad).is_err(), "{bad:?}");
         assert!(embed::token_script_inline(bad).is_err(), "{bad:?}");
@@ -215,7 +405,7 @@ proptest! {
     #[test]
     fn no_value_changes_what_a_parser_finds(values in prop::array::uniform5(hostile()), endpoint in hostile()) {
         let [id, title, color, trigger, data] = values;
-        let widget = embed::widget(&id).title(&title).color_primary(&color).trigger(&trigger).data("x", &data);
+        let widget = embed::widget(&id).title(&title).color_primary(&color).trigger(&trigger).data("x", &data).unwrap();
         let (name, attributes) = parsed(&widget.token_from(&endpoint).to_string());
         prop_assert_eq!(name, "released-widget");
         // A parser replaces what HTML cannot carry.
@@ -235,6 +425,33 @@ proptest! {
         prop_assert_eq!(&attributes["src"], &url.replace('\0', "\u{fffd}"));
         prop_assert_eq!(attributes.len(), 2);
     }
+
+    /// Whatever the name and the value are: an error, or a parser finds this one attribute more.
+    #[test]
+    fn no_attribute_of_the_pages_own_changes_what_a_parser_finds(name in any_name(), value in hostile()) {
+        let carried = value.replace('\0', "\u{fffd}");
+        if let Ok(page) = embed::page("c1").attribute(&name, &value) {
+            let (element, attributes) = parsed(&page.to_string());
+            prop_assert_eq!(element, "released-page");
+            prop_assert_eq!(attributes, pairs(&[("channel-id", "c1"), (&name, &carried)]));
+        }
+        if let Ok(script) = embed::script().attribute(&name, &value) {
+            let (element, mut attributes) = parsed(&script.to_string());
+            prop_assert_eq!(element, "script");
+            prop_assert_eq!(attributes.remove(&name), Some(carried));
+            prop_assert_eq!(attributes, pairs(&[("src", "https://embed.released.so/1/embed.js"), ("defer", "")]));
+        }
+    }
+}
+
+fn any_name() -> impl Strategy<Value = String> {
+    prop_oneof![
+        hostile(),
+        "[a-z][a-z0-9:._-]{0,12}",
+        "(data-|aria-|on|x-)?[a-zA-Z\"'<>=/ \t\n@:-]{0,8}",
+        prop::sample::select(BAD_NAMES).prop_map(|(name, _)| name.to_owned()),
+        prop::sample::select(GOOD_NAMES).prop_map(str::to_owned),
+    ]
 }
 
 fn hostile() -> impl Strategy<Value = String> {
@@ -245,6 +462,34 @@ fn hostile() -> impl Strategy<Value = String> {
         Just("&quot;&#34;&amp;amp;&lt".to_owned()),
         Just("--></style></textarea><img onerror=x>".to_owned()),
     ]
+}
+
+#[cfg(all(feature = "askama", feature = "maud", feature = "minijinja"))]
+#[test]
+fn attributes_and_links_are_safe_values_of_template_engines() {
+    fn askama(value: impl askama::filters::HtmlSafe) -> String {
+        value.to_string()
+    }
+    let minijinja = |value: minijinja::Value| {
+        let mut engine = minijinja::Environment::new();
+        engine.add_template("page.html", "{{ it }}").unwrap();
+        let page = engine.get_template("page.html").unwrap();
+        page.render(minijinja::context! { it => value }).unwrap()
+    };
+
+    let page = embed::page("c1").attribute("title", "\"<&").unwrap();
+    let expected = page.to_string();
+    assert_eq!(parsed(&expected).1["title"], "\"<&");
+    assert_eq!(maud::html! { (page) }.into_string(), expected);
+    assert_eq!(minijinja(page.clone().into()), expected);
+    assert_eq!(askama(page), expected);
+
+    let links = embed::preconnect("acme.releasedhub.com").unwrap();
+    let expected = links.to_string();
+    assert_eq!(preconnected(&expected).len(), 3);
+    assert_eq!(maud::html! { (links) }.into_string(), expected);
+    assert_eq!(minijinja(links.clone().into()), expected);
+    assert_eq!(askama(links), expected);
 }
 
 // --- policies ---
@@ -276,6 +521,8 @@ const FALLBACKS: &[&[&str]] = &[
 fn effective(policy: &str, fallbacks: &[&str]) -> Option<BTreeSet<String>> {
     let directives: Vec<(String, BTreeSet<String>)> = policy
         .split(';')
+        // Browsers ignore what is not ASCII.
+        .filter(|directive| directive.is_ascii())
         .filter_map(|directive| {
             let mut words = directive.split_ascii_whitespace();
             let name = words.next()?.to_ascii_lowercase();
@@ -313,8 +560,13 @@ fn needed(kind: &str) -> &'static [&'static str] {
         "img-src" => &[
             "https://cdn.released.so",
             "https://dwamxgqy3aotj.cloudfront.net",
+            "https://images.example",
         ],
-        "frame-src" => &["https://acme.releasedhub.com"],
+        "frame-src" => &[
+            "https://acme.releasedhub.com",
+            "https://player.example:8443",
+        ],
+        "media-src" => &["https://videos.example"],
         _ => &[],
     }
 }
@@ -330,7 +582,15 @@ fn allows(allowed: &BTreeSet<String>, source: &str) -> bool {
 }
 
 fn sources() -> Sources {
-    csp::strict().hub("acme.releasedhub.com").unwrap()
+    csp::strict()
+        .hub("acme.releasedhub.com")
+        .unwrap()
+        .frame("https://player.example:8443")
+        .unwrap()
+        .image("https://images.example")
+        .unwrap()
+        .media("https://videos.example")
+        .unwrap()
 }
 
 fn any_policy() -> impl Strategy<Value = String> {
@@ -367,6 +627,8 @@ fn any_policy() -> impl Strategy<Value = String> {
         "https://*.released.so",
         "*.released.so",
         "'strict-dynamic'",
+        "'NONE'",
+        "caf\u{e9}",
     ]);
     let directive = (name, prop::collection::vec(source, 0..4))
         .prop_map(|(name, sources)| format!("{name} {}", sources.join(" ")));
@@ -446,6 +708,19 @@ fn policies_are_merged_by_csps_own_rules() {
             "font-src 'self'; font-src *",
             "font-src 'self' https://embed.released.so; font-src *",
         ),
+        // A directive that browsers ignore is no directive.
+        (
+            "font-src caf\u{e9} 'self'; FONT-SRC 'None'",
+            "font-src caf\u{e9} 'self'; font-src https://embed.released.so",
+        ),
+        ("font-src caf\u{e9}", "font-src caf\u{e9}"),
+        // What is left alone, whatever is around it.
+        (
+            "sandbox allow-scripts;;  ; require-trusted-types-for 'script'",
+            "sandbox allow-scripts; require-trusted-types-for 'script'",
+        ),
+        // No policy between commas is no policy after the merge.
+        (",", ", "),
         // Each of several policies is enforced.
         (
             "font-src 'self', font-src a.example",
@@ -457,28 +732,162 @@ fn policies_are_merged_by_csps_own_rules() {
 }
 
 #[test]
-fn only_hosts_and_origins_are_allowed() {
-    for bad in [
-        "",
-        "https://acme.releasedhub.com",
-        "a b",
-        "acme.releasedhub.com; script-src *",
-        "a.com/path",
-        "a.com:1",
-        "*",
+fn media_images_and_frames_of_a_team_are_merged_into_their_directives() {
+    let own = csp::strict()
+        .image("https://images.example")
+        .and_then(|own| own.media("https://videos.example"))
+        .and_then(|own| own.frame("https://player.example"))
+        .unwrap();
+    for (policy, merged) in [
+        (
+            "img-src *.released.so https://dwamxgqy3aotj.cloudfront.net",
+            "img-src *.released.so https://dwamxgqy3aotj.cloudfront.net https://images.example",
+        ),
+        (
+            "media-src 'none'; frame-src *.example",
+            "media-src https://videos.example; frame-src *.example",
+        ),
+        (
+            "child-src 'self'",
+            "child-src 'self'; frame-src 'self' https://player.example",
+        ),
+        ("media-src 'self' *", "media-src 'self' *"),
     ] {
-        assert!(csp::strict().hub(bad).is_err(), "{bad:?}");
+        assert_eq!(own.merge_into(policy), merged, "{policy}");
     }
-    for bad in [
+    // Without them, videos stay as they were.
+    assert_eq!(
+        csp::strict().merge_into("media-src 'none'"),
+        "media-src 'none'"
+    );
+    let players = "https://www.youtube.com https://www.youtube-nocookie.com https://www.loom.com";
+    assert_eq!(
+        csp::strict()
+            .videos()
+            .videos()
+            .merge_into("media-src 'self'; frame-src 'self'"),
+        format!("media-src 'self' {players}; frame-src 'self' {players}")
+    );
+}
+
+/// What is no host for a browser, or more than one.
+const BAD_HOSTS: &[&str] = &[
+    "",
+    ".",
+    "a b",
+    "acme.releasedhub.com; script-src *",
+    "a;sandbox",
+    "a,b",
+    "a'b",
+    "'self'",
+    "a.com/path",
+    "a.com/",
+    "a.com?x",
+    "a.com#x",
+    "a.com\\b",
+    "u@a.com",
+    "a.com\n",
+    "a.com\t",
+    " a.com",
+    "a\0b",
+    "*",
+    "*.com",
+    "*.a.com",
+    "a.*",
+    "a_b.example.com",
+    "_dmarc.example.com",
+    "[::1]",
+    "[2001:db8::1]",
+    "::1",
+    "a..com",
+    ".a.com",
+    "a.com.",
+    "b\u{fc}cher.example",
+    "a%2eb",
+    "a!b",
+    "a$b",
+    "a(b)",
+    "a+b",
+    "a~b",
+    "a=b",
+    "a&b",
+    "a{b}",
+    "a`b",
+    "a\"b",
+    "a:",
+    "a:x",
+    "a:*",
+    "a:99999",
+    "0x7f.1",
+    "127.1",
+];
+
+#[test]
+fn only_hosts_and_origins_are_allowed() {
+    for bad in BAD_HOSTS.iter().copied().chain([
+        "https://acme.releasedhub.com",
+        "a.com:1",
+        "a.com:443",
+        "127.0.0.1",
+        "10.1.2.3",
+    ]) {
+        assert!(csp::strict().hub(bad).is_err(), "{bad:?}");
+        assert!(embed::preconnect(bad).is_err(), "{bad:?}");
+    }
+    let bad_origins = [
         "",
         "example.com",
         "https://example.com/",
         "https://example.com; script-src *",
         "data:x",
         "https://u@a.b",
-    ] {
-        assert!(csp::strict().origin(bad).is_err(), "{bad:?}");
+        "https:",
+        "https://",
+        "*",
+        "'unsafe-inline'",
+        "blob:https://a.com",
+        "ws://a.com",
+        "wss://a.com",
+        "ftp://a.com",
+        "file:///a",
+        "javascript:alert(1)",
+        "https://a.com:443",
+        "http://a.com:80",
+        "HTTPS://a.com",
+        "https://A.com",
+        "https:a.com",
+        "//a.com",
+        "https://a.com https://b.com",
+    ];
+    let of_hosts = BAD_HOSTS.iter().map(|host| format!("https://{host}"));
+    for bad in bad_origins.iter().map(ToString::to_string).chain(of_hosts) {
+        assert!(csp::strict().origin(&bad).is_err(), "{bad:?}");
+        assert!(csp::strict().image(&bad).is_err(), "{bad:?}");
+        assert!(csp::strict().media(&bad).is_err(), "{bad:?}");
+        assert!(csp::strict().frame(&bad).is_err(), "{bad:?}");
     }
+    for good in [
+        "https://a",
+        "https://a-b.example.com",
+        "https://xn--bcher-kva.example",
+        "http://127.0.0.1:8080",
+        "http://localhost:1",
+        "https://a.com:8443",
+    ] {
+        let merged = csp::strict()
+            .frame(good)
+            .unwrap()
+            .merge_into("frame-src 'none'");
+        assert_eq!(merged, format!("frame-src {good}"));
+    }
+    // Names of hosts have no case.
+    assert_eq!(
+        csp::strict()
+            .hub("News.Example.COM")
+            .unwrap()
+            .merge_into("frame-src 'none'"),
+        "frame-src https://news.example.com"
+    );
     let merged = csp::strict()
         .origin("http://127.0.0.1:8080")
         .unwrap()
@@ -486,6 +895,82 @@ fn only_hosts_and_origins_are_allowed() {
     assert_eq!(
         merged,
         "script-src 'self' https://embed.released.so http://127.0.0.1:8080; worker-src 'self'"
+    );
+}
+
+proptest! {
+    /// Whatever a host or an origin is: an error, or it is one source of one directive of one policy.
+    #[test]
+    fn no_host_changes_more_than_its_directive(host in any_host()) {
+        let one_word = |merged: String| {
+            let source = merged.strip_prefix("frame-src ").unwrap();
+            source.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.:/".contains(&byte))
+        };
+        if let Ok(sources) = csp::strict().hub(&host) {
+            prop_assert!(one_word(sources.merge_into("frame-src 'none'")), "{}", host);
+            let links = embed::preconnect(&*host).unwrap();
+            let origin = format!("https://{}", host.to_ascii_lowercase());
+            prop_assert_eq!(preconnected(&links.to_string()).pop(), Some((origin.clone(), false)));
+            let header = links.header_value();
+            let expected = format!(", <{origin}>; rel=preconnect");
+            prop_assert!(header.to_str().unwrap().ends_with(&expected));
+        }
+        for origin in [format!("https://{host}"), format!("http://{host}"), host] {
+            if let Ok(sources) = csp::strict().frame(&origin) {
+                prop_assert!(one_word(sources.merge_into("frame-src 'none'")), "{}", origin);
+            }
+        }
+    }
+}
+
+fn any_host() -> impl Strategy<Value = String> {
+    prop_oneof![
+        any::<String>(),
+        "[a-zA-Z0-9.-]{1,12}",
+        "[a-z]{1,3}[;,' *_:/.@\"<>\\[\\]%a-z0-9-]{0,10}",
+        prop::sample::select(BAD_HOSTS).prop_map(str::to_owned),
+    ]
+}
+
+/// The origins of link tags, and whether each is for CORS, by an HTML parser.
+fn preconnected(html: &str) -> Vec<(String, bool)> {
+    let document = Html::parse_fragment(html);
+    let elements = document.root_element().descendent_elements().skip(1);
+    elements
+        .map(|element| {
+            let element = element.value();
+            assert_eq!(element.name(), "link", "{html}");
+            assert_eq!(element.attr("rel"), Some("preconnect"), "{html}");
+            let is_cors = element.attr("crossorigin").is_some();
+            assert_eq!(element.attrs().count(), 2 + usize::from(is_cors), "{html}");
+            (element.attr("href").unwrap().to_owned(), is_cors)
+        })
+        .collect()
+}
+
+#[test]
+fn a_browser_can_connect_to_what_an_embed_needs_first() {
+    let first = [
+        ("https://embed.released.so".to_owned(), false),
+        ("https://api.released.so".to_owned(), true),
+    ];
+    let links = embed::preconnect(None).unwrap();
+    assert_eq!(preconnected(&links.to_string()), first);
+    assert_eq!(
+        links.header_value(),
+        "<https://embed.released.so>; rel=preconnect, \
+         <https://api.released.so>; rel=preconnect; crossorigin"
+    );
+
+    let links = embed::preconnect("ACME.releasedhub.com").unwrap();
+    let mut all = first.to_vec();
+    all.push(("https://acme.releasedhub.com".to_owned(), false));
+    assert_eq!(preconnected(&links.to_string()), all);
+    assert_eq!(
+        links.header_value(),
+        "<https://embed.released.so>; rel=preconnect, \
+         <https://api.released.so>; rel=preconnect; crossorigin, \
+         <https://acme.releasedhub.com>; rel=preconnect"
     );
 }
 
@@ -503,6 +988,28 @@ fn nonces_of_both_alphabets_are_found() {
         ("style-src 'nonce-style'", None),
         ("script-src 'nonce-\"><b>'", None),
         ("", None),
+        (",;,", None),
+        // The first policy says nothing about scripts, so the second one decides.
+        ("style-src 'nonce-a', script-src 'nonce-b'", Some("b")),
+        (
+            "frame-ancestors 'none',, default-src 'nonce-b', script-src 'nonce-c'",
+            Some("b"),
+        ),
+        // The first policy that restricts scripts has none.
+        ("script-src 'self', script-src 'nonce-b'", None),
+        ("script-src, script-src 'nonce-b'", None),
+        // Of two directives of one name the first counts.
+        ("script-src 'self'; script-src 'nonce-b'", None),
+        ("SCRIPT-SRC 'Nonce-b'", Some("b")),
+        // Browsers ignore a directive that is not ASCII.
+        (
+            "script-src 'nonce-a' \u{e9}; script-src 'nonce-b'",
+            Some("b"),
+        ),
+        // What is no nonce is skipped, and so is half of one.
+        ("script-src 'nonce-' 'nonce-a' 'nonce-b'", Some("a")),
+        ("script-src 'nonce-a", None),
+        ("script-src '\u{20ac}\u{20ac}\u{20ac}'", None),
     ] {
         assert_eq!(csp::nonce_of(policy), nonce, "{policy}");
     }
@@ -574,6 +1081,119 @@ async fn the_layer_merges_into_pages_with_a_token_alone() {
         .unwrap();
     let policy = "connect-src https://api.released.so https://events.released.so 'self'";
     assert_eq!(response.headers()["content-security-policy"], policy);
+}
+
+/// Serves a response with these headers through a layer, and returns the headers of this name.
+async fn merged_by_the_layer(headers: &[(&'static str, &[u8])], name: &str) -> Vec<Vec<u8>> {
+    let mut response = Response::new(Body::empty());
+    for (name, value) in headers {
+        let value = HeaderValue::from_bytes(value).unwrap();
+        response.headers_mut().append(*name, value);
+    }
+    let mut response = Some(response);
+    let page = tower::service_fn(move |_: Request<Body>| {
+        std::future::ready(Ok::<_, BoxError>(response.take().unwrap()))
+    });
+    let service = ServiceBuilder::new()
+        .layer(CspLayer::new(sources()).on_every_response())
+        .service(page);
+    let response = service.oneshot(Request::new(Body::empty())).await.unwrap();
+    let values = response.headers().get_all(name).iter();
+    values.map(|value| value.as_bytes().to_vec()).collect()
+}
+
+#[tokio::test]
+async fn a_policy_with_bytes_that_are_not_ascii_is_merged_and_keeps_its_bytes() {
+    const ENFORCED: &str = "content-security-policy";
+    const REPORTED: &str = "content-security-policy-report-only";
+    for (policy, merged) in [
+        // UTF-8, and bytes that are not UTF-8.
+        (
+            &b"report-uri /caf\xc3\xa9; font-src 'self'"[..],
+            &b"report-uri /caf\xc3\xa9; font-src 'self' https://embed.released.so"[..],
+        ),
+        (
+            b"report-uri /\xff\x80; font-src 'none'",
+            b"report-uri /\xff\x80; font-src https://embed.released.so",
+        ),
+        // No-break space and next line are no white space of ASCII.
+        (
+            b"font-src\xa0'self'; font-src\t'none'",
+            b"font-src\xa0'self'; font-src https://embed.released.so",
+        ),
+        (b"\x85font-src 'none'\x85", b"\x85font-src 'none'\x85"),
+        // Another policy in the same header.
+        (
+            b"font-src \xe9, font-src 'self'",
+            b"font-src \xe9, font-src 'self' https://embed.released.so",
+        ),
+    ] {
+        for name in [ENFORCED, REPORTED] {
+            let values = merged_by_the_layer(&[(name, policy)], name).await;
+            assert_eq!(values, [merged], "{}", String::from_utf8_lossy(policy));
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_header_of_a_response_is_merged_by_itself() {
+    let headers: &[(&str, &[u8])] = &[
+        ("Content-Security-Policy", b"FONT-SRC 'Self'"),
+        ("content-security-policy", b""),
+        ("content-security-policy-report-only", b"font-src *"),
+        ("CONTENT-SECURITY-POLICY", b"font-src 'self', img-src *"),
+        ("x-content-security-policy", b"font-src 'self'"),
+    ];
+    let headers = headers
+        .iter()
+        .map(|(name, value)| (*name, *value))
+        .collect::<Vec<_>>();
+    let enforced = merged_by_the_layer(&headers, "content-security-policy").await;
+    let expected: [&[u8]; 3] = [
+        b"font-src 'Self' https://embed.released.so",
+        b"",
+        b"font-src 'self' https://embed.released.so, img-src *",
+    ];
+    assert_eq!(enforced, expected);
+    let reported = merged_by_the_layer(&headers, "content-security-policy-report-only").await;
+    assert_eq!(reported, [b"font-src *"]);
+    let other = merged_by_the_layer(&headers, "x-content-security-policy").await;
+    assert_eq!(other, [b"font-src 'self'"]);
+}
+
+proptest! {
+    /// Whatever bytes a header has, the layer writes a legal header, keeps the number of policies, and loses no word.
+    #[test]
+    fn no_header_loses_a_word(bytes in prop::collection::vec(header_byte(), 0..60), policy in any_policy()) {
+        for value in [bytes.clone(), [policy.as_bytes(), b"; ", &bytes].concat()] {
+            let Ok(header) = HeaderValue::from_bytes(&value) else { continue };
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let name = "content-security-policy";
+            let merged = runtime.block_on(merged_by_the_layer(&[(name, header.as_bytes())], name));
+            prop_assert_eq!(merged.len(), 1);
+            let (before, after) = (words(header.as_bytes()), words(&merged[0]));
+            prop_assert_eq!(before.len(), after.len());
+            for (before, after) in before.iter().zip(&after) {
+                prop_assert!(before.is_subset(after), "{:?} lost a word: {:?}", value, merged[0]);
+            }
+        }
+    }
+}
+
+fn header_byte() -> impl Strategy<Value = u8> {
+    prop_oneof![any::<u8>(), prop::sample::select(b" \t;,'*:/-".to_vec())]
+}
+
+/// The words of each policy, without `'none'`, which is replaced.
+fn words(policies: &[u8]) -> Vec<BTreeSet<Vec<u8>>> {
+    let is_between = |byte: &u8| byte.is_ascii_whitespace() || *byte == b';';
+    let of_one = |policy: &[u8]| {
+        let words = policy.split(is_between).map(<[u8]>::to_ascii_lowercase);
+        words
+            .filter(|word| !word.is_empty() && word != b"'none'")
+            .collect()
+    };
+    policies.split(|byte| *byte == b',').map(of_one).collect()
 }
 
 // --- the script ---

@@ -221,6 +221,116 @@ async fn a_csp_layer_in_the_wrong_place_is_told_once() {
 }
 
 #[tokio::test]
+async fn a_policy_that_blocks_the_hubs_frame_is_told_once() {
+    // Serves pages with these headers, through one layer, and returns what it logged.
+    async fn logged(csp: CspLayer, headers: &[(&'static str, &[u8])]) -> String {
+        let mut page = Response::new(Body::empty());
+        let html = HeaderValue::from_static("text/html; charset=utf-8");
+        page.headers_mut().insert("content-type", html);
+        for (name, value) in headers {
+            let value = HeaderValue::from_bytes(value).unwrap();
+            if *name == "content-type" {
+                page.headers_mut().insert(*name, value);
+            } else {
+                page.headers_mut().append(*name, value);
+            }
+        }
+        let headers = page.headers().clone();
+        let page = service_fn(move |_: Request<Body>| {
+            let mut page = Response::new(Body::empty());
+            *page.headers_mut() = headers.clone();
+            ready(Ok::<_, BoxError>(page))
+        });
+        let (log, _guard) = Log::capture_filtered("warn");
+        for _ in 0..3 {
+            // A server clones its service for each connection.
+            let service = ServiceBuilder::new()
+                .layer(csp.clone())
+                .service(page.clone());
+            service.oneshot(Request::new(Body::empty())).await.unwrap();
+        }
+        log.text()
+    }
+    const ENFORCED: &str = "content-security-policy";
+    let csp = |sources| CspLayer::new(sources).on_every_response();
+    for blocking in [
+        &b"frame-src 'self'"[..],
+        b"FRAME-SRC 'NONE'",
+        b"child-src 'self'",
+        b"default-src 'self'; img-src *",
+        b"frame-src https://releasedhub.com.evil.example https://acmereleasedhub.com",
+        b"frame-src https://player.example/acme.releasedhub.com",
+        b"img-src *, frame-src 'self'",
+        b"frame-src *, frame-src 'self'",
+        b"frame-src *.releasedhub.com caf\xe9; frame-src 'self'",
+    ] {
+        let text = logged(csp(csp::strict()), &[(ENFORCED, blocking)]).await;
+        let shown = String::from_utf8_lossy(blocking);
+        assert_eq!(text.lines().count(), 1, "{shown}: {text}");
+        for words in ["\"Communication error\"", "hub(..)", "CspLayer"] {
+            assert!(text.contains(words), "{shown}: {text}");
+        }
+        // The cure cures.
+        let cured = csp::strict().hub("news.example.com").unwrap();
+        let text = logged(csp(cured), &[(ENFORCED, blocking)]).await;
+        assert_eq!(text, "", "{shown}");
+    }
+    let text = logged(
+        csp(csp::strict()),
+        &[(ENFORCED, b"img-src *"), (ENFORCED, b"frame-src 'none'")],
+    )
+    .await;
+    assert_eq!(
+        text.lines().count(),
+        1,
+        "of two headers, the second: {text}"
+    );
+
+    for allowing in [
+        &[][..],
+        &[(ENFORCED, &b"img-src 'self'"[..])],
+        &[(ENFORCED, b"default-src *")],
+        &[(ENFORCED, b"frame-src 'self' HTTPS:")],
+        &[(ENFORCED, b"frame-src *.ReleasedHub.com")],
+        &[(
+            ENFORCED,
+            b"default-src 'none'; frame-src https://acme.releasedhub.com:443/x",
+        )],
+        &[(ENFORCED, b"frame-src acme.releasedhub.com")],
+        // It reports, and blocks nothing.
+        &[("content-security-policy-report-only", b"frame-src 'none'")],
+        // No page.
+        &[
+            (ENFORCED, b"default-src 'none'"),
+            ("content-type", b"application/json"),
+        ],
+    ] {
+        let text = logged(csp(csp::strict()), allowing).await;
+        assert_eq!(text, "", "{allowing:?}");
+    }
+    // The frame of a video player is not the portal's.
+    let players = csp::strict().videos();
+    let text = logged(csp(players), &[(ENFORCED, b"frame-src 'self'")]).await;
+    assert_eq!(text.lines().count(), 1, "{text}");
+    let text = logged(
+        csp(csp::strict()),
+        &[
+            (ENFORCED, b"frame-src 'self'"),
+            ("content-type", b"Text/HTML"),
+        ],
+    )
+    .await;
+    assert_eq!(text.lines().count(), 1, "{text}");
+    // Responses into which nothing is merged are not judged.
+    let text = logged(
+        CspLayer::new(csp::strict()),
+        &[(ENFORCED, b"frame-src 'self'")],
+    )
+    .await;
+    assert_eq!(text, "");
+}
+
+#[tokio::test]
 async fn a_connection_that_fails_is_logged_with_its_cause_and_the_server() {
     let closed = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
