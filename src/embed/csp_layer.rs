@@ -21,7 +21,8 @@ use crate::telemetry::warn;
 /// may carry a token; see [`csp`](super::csp).
 ///
 /// A response without a policy is not changed. A response without a token is not changed either, unless you call
-/// [`on_every_response`](Self::on_every_response).
+/// [`on_every_response`](Self::on_every_response). Call it if a page shows an embed without a token: to visitors, or while
+/// Released is down.
 ///
 /// # Its place
 ///
@@ -47,7 +48,10 @@ use crate::telemetry::warn;
 /// let app: Router = Router::new()
 ///     // .route_layer(the ReleasedTokenLayer)
 ///     // .layer(the layer that sets the policy)
-///     .layer(CspLayer::new(csp::strict().hub("acme.releasedhub.com")?));
+///     .layer(
+///         CspLayer::new(csp::strict().hub("acme.releasedhub.com")?)
+///             .on_every_response(),
+///     );
 /// # Ok(()) }
 /// ```
 #[must_use = "a layer does nothing until it is put around a service"]
@@ -76,8 +80,8 @@ impl CspLayer {
         }
     }
 
-    /// Merges the sources into responses without a token, too. Use it for pages with a public portal, and for pages
-    /// whose token the browser fetches.
+    /// Merges the sources into responses without a token, too. Use it for pages that show an embed to visitors or while
+    /// Released is down, and for pages whose token the browser fetches.
     pub fn on_every_response(mut self) -> Self {
         self.on_every_response = true;
         self
