@@ -88,7 +88,7 @@ enum Kind {
     Font,
 }
 
-/// Returns the shortest list of Released's hosts.
+/// Returns the shortest list that Released documents: its hosts one by one.
 pub fn strict() -> Sources {
     Sources::new(&[
         (

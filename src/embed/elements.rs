@@ -24,7 +24,9 @@ pub fn form(form_id: impl Into<String>) -> Form {
     Form::new("released-form", "form-id", form_id.into())
 }
 
-/// Creates a badge that shows whether there is news in the channel with this id: `<released-badge>`.
+/// Creates a badge for the channel with this id: `<released-badge>`. It probably shows whether there is news.
+///
+/// Released documents only its `channel-id`. Whether it uses a token is not documented.
 pub fn badge(channel_id: impl Into<String>) -> Badge {
     Badge::new("released-badge", "channel-id", channel_id.into())
 }
@@ -193,7 +195,7 @@ element! {
 }
 
 element! {
-    /// Writes a badge that shows whether there is news; see [`badge`].
+    /// Writes a badge; see [`badge`].
     Badge
 }
 
