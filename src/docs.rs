@@ -2,6 +2,8 @@
 //!
 //! | guide | read it when |
 //! |---|---|
+//! | [`setting_up`] | you start: from nothing to the first private page |
+//! | [`vouching`] | you write the resolver: for whom may you vouch? |
 //! | [`embedding`] | you write the page |
 //! | [`csp`] | your pages have a Content-Security-Policy |
 //! | [`caching`] | a cache or a CDN is in front of your application |
@@ -9,6 +11,13 @@
 //! | [`signing_out`] | you ask what ends when a user signs out |
 //! | [`troubleshooting`] | something does not work |
 //! | [`operating`] | you run the application: limits, logs, metrics, the secret |
+//! | [`leaked_secret`] | somebody may have seen the shared secret |
+
+#[doc = include_str!("docs/setting_up.md")]
+pub mod setting_up {}
+
+#[doc = include_str!("docs/vouching.md")]
+pub mod vouching {}
 
 #[doc = include_str!("docs/embedding.md")]
 pub mod embedding {}
@@ -30,3 +39,6 @@ pub mod operating {}
 
 #[doc = include_str!("docs/troubleshooting.md")]
 pub mod troubleshooting {}
+
+#[doc = include_str!("docs/leaked_secret.md")]
+pub mod leaked_secret {}

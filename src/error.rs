@@ -122,11 +122,11 @@ pub enum MintErrorKind {
     InvalidUser,
     /// The resolver failed. The source is its error.
     Resolver,
-    /// Released refused the shared secret.
+    /// Released refused the shared secret (401). A 403, which Released does not document, probably means the same.
     Unauthorized,
-    /// Released refused the request.
+    /// Released refused the request (any other 4xx). Released does not document why it would.
     Rejected,
-    /// Released asked for fewer requests.
+    /// Released asked for fewer requests (429). Released documents no limits.
     RateLimited,
     /// This process has too many mints in flight.
     Overloaded,
@@ -220,7 +220,13 @@ impl MintErrorKind {
 
 impl fmt::Display for MintError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.kind.what_happened())?;
+        let is_guess =
+            self.kind == MintErrorKind::Unauthorized && self.status == Some(StatusCode::FORBIDDEN);
+        f.write_str(if is_guess {
+            MintErrorKind::Rejected.what_happened()
+        } else {
+            self.kind.what_happened()
+        })?;
         if let Some(status) = self.status {
             write!(f, " ({})", status.as_u16())?;
         }
@@ -230,6 +236,10 @@ impl fmt::Display for MintError {
         {
             // These texts hold no data of the user, and are more precise.
             return write!(f, ": {own}");
+        }
+        if is_guess {
+            // Released documents 401 for a wrong secret, and nothing for 403.
+            f.write_str(": probably the shared secret is wrong")?;
         }
         match self.connection_failure() {
             Some(failure)

@@ -1,8 +1,9 @@
 //! Tower middleware that vouches for your signed-in users to [Released](https://released.so).
 //!
-//! Released is a changelog, roadmap and feedback portal that you embed in your own pages. A *private* portal opens only
-//! for people whom your application vouches for. [`ReleasedTokenLayer`] finds the signed-in user of a request, mints a
-//! short-lived [`AuthToken`] for them, and hands it to your handler. The handler puts it in the page with [`embed`].
+//! Released is a changelog, roadmap and feedback portal that you embed in your own pages. A *private* portal asks
+//! people to sign in, but opens at once for those whom your application vouches for. [`ReleasedTokenLayer`] finds the
+//! signed-in user of a request, mints a short-lived [`AuthToken`] for them, and hands it to your handler. The handler
+//! puts it in the page with [`embed`].
 //!
 //! ```text
 //! person              your application               Released

@@ -161,6 +161,9 @@ impl<T: IntoUser, E: Into<BoxError>> IntoUser for Result<T, E> {
 /// The future returns the signed-in user ([`IntoUser`]). An error that it returns is never logged, because it may name
 /// a person: log it in the closure.
 ///
+/// The e-mail address is an authorisation key: vouch only for an address that the user has confirmed. See
+/// [who may be vouched for](crate::docs::vouching).
+///
 /// # What the future may hold
 ///
 /// The future must own what it needs:
@@ -193,7 +196,8 @@ impl<T: IntoUser, E: Into<BoxError>> IntoUser for Result<T, E> {
 /// });
 /// # fn is_resolver(_: impl tower_released::UserResolver) {} is_resolver(resolver);
 ///
-/// // Behind a proxy that authenticates, there is nothing to await.
+/// // Behind a proxy that authenticates, there is nothing to await. The proxy
+/// // must remove this header from the requests that it receives.
 /// let resolver = resolver_fn(|parts: &Parts| {
 ///     let email = parts.headers.get("x-auth-email");
 ///     let email = email.and_then(|email| email.to_str().ok());
@@ -216,6 +220,9 @@ where
 ///
 /// If the extensions hold no `T`, nobody is signed in, and the closure is not called. To await something, use
 /// [`resolver_fn`].
+///
+/// The e-mail address is an authorisation key: vouch only for an address that the user has confirmed. See
+/// [who may be vouched for](crate::docs::vouching).
 ///
 /// # Example
 ///

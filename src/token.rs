@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::error::MintError;
 
-/// The longest token that is accepted, in bytes. Released's have a few hundred; most servers accept headers of up to 8
-/// KiB.
+/// The longest token that is accepted, in bytes. Released documents no length; a signed token like its own probably has
+/// a few hundred. Most servers accept headers of up to 8 KiB.
 const MAX_BYTES: usize = 8 * 1024;
 
 /// The life of a token that Released documents, for tokens that do not say it themselves.

@@ -11,7 +11,8 @@ use crate::telemetry::debug;
 /// The longest user id that Released accepts, in bytes.
 const MAX_ID_BYTES: usize = 255;
 
-/// The longest name that Released accepts, in UTF-16 code units, which a JavaScript server counts as characters.
+/// The longest name that Released accepts, in UTF-16 code units. Released documents 200 characters, and not how it counts
+/// them: probably as JavaScript does, in these units.
 const MAX_NAME_UTF16_UNITS: usize = 200;
 
 /// The start of every encoded id; 64 hexadecimal digits follow.
@@ -24,7 +25,8 @@ const ENCODED_PREFIX: &str = "sha256:";
 /// # Vouch for confirmed addresses only
 ///
 /// The e-mail address is an authorisation key: Released opens portals by internal domain, by e-mail domain and by
-/// address. If a user can enter an address without confirming it, that user can enter somebody else's portal.
+/// address. If a user can enter an address without confirming it, that user can enter somebody else's portal. See
+/// [who may be vouched for](crate::docs::vouching).
 ///
 /// # Example
 ///
@@ -52,9 +54,11 @@ pub struct User {
 impl User {
     /// Creates a user with this id and this e-mail address, which the person must have confirmed.
     ///
-    /// Released matches its user profiles by `id`, so it must be unique and stable in your system. It may be a string,
-    /// a number, a UUID, or anything else with a `Display`. Pass a [`UserId`] from [`UserId::encode`] if your ids have
-    /// characters that Released refuses.
+    /// The address is an authorisation key: it opens portals. See [who may be vouched for](crate::docs::vouching).
+    ///
+    /// Released matches its user profiles by `id`, so it must be unique and stable in your system, and never reused. It
+    /// may be a string, a number, a UUID, or anything else with a `Display`. Pass a [`UserId`] from [`UserId::encode`] if
+    /// your ids have characters that Released refuses.
     ///
     /// # Example
     ///

@@ -15,6 +15,9 @@ use crate::resolver::{ExtractorRejected, IntoUser, Resolver, UserResolver};
 /// `state` is the application's state for the extractor, and `()` for most. The closure takes the extractor by value
 /// and returns a future of the signed-in user ([`IntoUser`]).
 ///
+/// The e-mail address is an authorisation key: vouch only for an address that the user has confirmed. See
+/// [who may be vouched for](crate::docs::vouching).
+///
 /// # Rejections
 ///
 /// If the extractor rejects with 401, 403 or a redirection, nobody is signed in. Any other rejection is an error of the

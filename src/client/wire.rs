@@ -17,6 +17,10 @@ pub enum TokenApi {
     #[default]
     Impersonation,
     /// The older API. It gets only the e-mail address.
+    ///
+    /// Released withdrew it from its guide in February 2026, so it may stop at any time. The shape of its answer is known
+    /// only from old demos. The address is still an authorisation key; see [who may be vouched
+    /// for](crate::docs::vouching).
     EmailOnly,
 }
 
@@ -93,6 +97,8 @@ pub(crate) fn parse_reply(body: &[u8]) -> Result<AuthToken, MintError> {
 }
 
 /// Turns a status other than success into a failure.
+///
+/// Released documents only 401, for a wrong secret. The others have HTTP's meaning, and 403 is probably the secret, too.
 pub(crate) fn refusal(status: StatusCode, headers: &HeaderMap) -> Failure {
     let kind = match status.as_u16() {
         401 | 403 => MintErrorKind::Unauthorized,
@@ -229,6 +235,13 @@ mod tests {
             .to_string();
         assert!(
             text.starts_with("Released refused the shared secret (401):"),
+            "{text}"
+        );
+        let text = refusal(StatusCode::FORBIDDEN, &HeaderMap::new())
+            .error
+            .to_string();
+        assert!(
+            text.starts_with("Released refused the mint (403): probably the shared secret"),
             "{text}"
         );
     }

@@ -25,9 +25,9 @@ pub fn form(form_id: impl Into<String>) -> Form {
     Form::new("released-form", "form-id", form_id.into())
 }
 
-/// Creates a badge for the channel with this id: `<released-badge>`.
+/// Creates a badge for the channel with this id: `<released-badge>`. It probably shows whether there is news.
 ///
-/// Released documents no other attribute of a badge than the channel's id. That a badge uses a token is a guess.
+/// Released documents only its `channel-id`. Whether it uses a token is not documented.
 pub fn badge(channel_id: impl Into<String>) -> Badge {
     Badge::new("released-badge", "channel-id", channel_id.into())
 }

@@ -2,7 +2,7 @@
 //
 //   <released-page channel-id="…" data-released-auth="/api/released-token"></released-page>
 //
-// The endpoint answers POST with {"token", "expires_in"}. A token is a ticket: an embed exchanges it once, within two
+// The endpoint answers POST with {"token", "expires_in"}. A token is a ticket: an embed exchanges it, within two
 // minutes, for a session of its own. So each mount gets a ticket, asked for when Released's script is there to take it.
 // None is kept for a later mount.
 //

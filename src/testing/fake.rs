@@ -22,6 +22,16 @@ use crate::user::User;
 /// It enforces the documented rules of both token APIs, and answers with signed tokens that live for two minutes. It
 /// exchanges them for sessions, as the portal does. Its `embed.js` defines the four elements, which show "Verified as
 /// …" or "Access denied: …", so that a page works offline. See the [module](super).
+///
+/// # What Released does not document
+///
+/// In these cases the fake chooses, and Released may do something else:
+///
+/// - A refusal has the status 401 for a wrong secret, as documented, but 400, 404 or 415 for anything else.
+/// - A token can be exchanged more than once, and by several elements.
+/// - An element exchanges its token as soon as it is in the page, and notices a token that is set later.
+/// - A new secret stops the old one at once.
+/// - Pages of this machine need no HTTPS, and every domain is trusted.
 #[derive(Clone)]
 pub struct FakeReleased {
     address: SocketAddr,
@@ -90,7 +100,7 @@ pub enum AccessDenied {
     Signature,
     /// The token has expired. By default its life is two minutes.
     Expired,
-    /// The page is neither on HTTPS nor on this machine.
+    /// The page is neither on HTTPS nor on this machine. Released also wants a trusted domain.
     InvalidOrigin,
 }
 
@@ -138,7 +148,8 @@ impl FakeReleased {
         lock(&self.shared.account.secret).clone()
     }
 
-    /// Generates and returns a new shared secret. The old one is refused from now on.
+    /// Generates and returns a new shared secret. The old one is refused from now on. When Released stops accepting an
+    /// old one is not documented.
     pub fn rotate_secret(&self) -> String {
         let rotated = random_secret();
         lock(&self.shared.account.secret).clone_from(&rotated);
@@ -243,7 +254,8 @@ impl FakeReleased {
     ///
     /// # Errors
     ///
-    /// The token was not signed by this fake, or has expired. Then the embed would show "access denied".
+    /// The token was not signed by this fake, or has expired. Then Released's embed probably shows "access denied", as it
+    /// does for an expired token.
     pub fn open_session(&self, token: &str) -> Result<Session, AccessDenied> {
         self.shared.open_session(token)
     }

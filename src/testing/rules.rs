@@ -1,4 +1,4 @@
-//! The rules for a request for a token, checked on the bytes that arrived, as Released does.
+//! The rules for a request for a token that Released documents, checked on the bytes that arrived.
 
 use std::sync::Mutex;
 
@@ -23,7 +23,8 @@ pub(crate) struct Account {
     pub(crate) secret: Mutex<String>,
 }
 
-/// Says why a request is refused. Released does not document error bodies, so these texts are the fake's own.
+/// Says why a request is refused. Released documents only 401 for a wrong secret, so the other statuses and all texts are
+/// the fake's own.
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
     pub(crate) reason: &'static str,

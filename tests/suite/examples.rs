@@ -79,7 +79,15 @@ fn code_in_the_readme_and_the_guides_is_at_most_80_columns_wide() {
         ("caching.md", include_str!("../../src/docs/caching.md")),
         ("csp.md", include_str!("../../src/docs/csp.md")),
         ("embedding.md", include_str!("../../src/docs/embedding.md")),
+        (
+            "leaked_secret.md",
+            include_str!("../../src/docs/leaked_secret.md"),
+        ),
         ("operating.md", include_str!("../../src/docs/operating.md")),
+        (
+            "setting_up.md",
+            include_str!("../../src/docs/setting_up.md"),
+        ),
         (
             "signing_out.md",
             include_str!("../../src/docs/signing_out.md"),
@@ -92,6 +100,7 @@ fn code_in_the_readme_and_the_guides_is_at_most_80_columns_wide() {
             "troubleshooting.md",
             include_str!("../../src/docs/troubleshooting.md"),
         ),
+        ("vouching.md", include_str!("../../src/docs/vouching.md")),
     ] {
         // What docs.rs hides does not count.
         let code = document
