@@ -327,8 +327,14 @@
   });
   // Capturing, it hears the event wherever it is sent to.
   window.addEventListener("released:reset", () => startOver(() => true), true);
-  // Turbo keeps copies of pages. They must not show a token again.
+  // Turbo and htmx keep copies of pages. These must not show a token again; htmx's go into the storage of the browser.
   document.addEventListener("turbo:before-render", ({ detail }) => elementsIn(detail.newBody).forEach(withdraw));
+  document.addEventListener("htmx:historyItemCreated", ({ detail: { item } }) => {
+    const copy = document.createElement("template");
+    copy.innerHTML = item.content;
+    elementsIn(copy.content).forEach(withdraw);
+    item.content = copy.innerHTML;
+  });
 
   elementsIn(document).forEach((element) => look(element));
 })();
