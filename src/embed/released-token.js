@@ -87,7 +87,7 @@
       const answer = await ask(this.url, flight);
       if (this.flight !== flight) return; // Nobody waits for it any more.
       this.flight = null;
-      this.isOffline = answer.status === null && !answer.isFinal;
+      this.isOffline = answer.status === null;
       if (answer.token) for (const mount of flight.mounts) deliver(mount, answer);
       else {
         const pause = this.setback(answer.retryAfter);

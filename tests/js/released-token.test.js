@@ -452,9 +452,11 @@ test("an expires_in that is missing is two minutes, and one that is huge is no m
 
 withEveryEmbed("a token that is removed at once is fetched again after growing pauses", async (embed) => {
   const page = new Page(PAGE, { embed });
-  page.onChange = () => page.elements().forEach((element) => element.removeAttribute("auth-token"));
+  const [element] = page.elements();
+  page.onChange = () => element.removeAttribute("auth-token");
   const minutes = await requestsPerMinute(page);
   assert.ok(minutes[0] <= 8 && Math.max(...minutes.slice(1)) <= 3, minutes.join());
+  assert.deepEqual(page.events, [], "nobody is told of a token that is gone");
 });
 
 test("an embed that moves itself whenever it has a new token is held back", async () => {
@@ -871,6 +873,40 @@ test("an element that a listener removes while the others are served gets nothin
   assert.deepEqual([page.seen, last.hasAttribute("auth-token")], [["token-1"], false]);
 });
 
+test("an element to which a listener gives a token of its own while the others are served keeps it", async () => {
+  const page = new Page(PAGE + PAGE);
+  const last = page.elements()[1];
+  page.document.addEventListener("released:token", () => last.setAttribute("auth-token", "its-own"), { once: true });
+  await page.settle();
+  assert.deepEqual(page.tokens(), ["token-1", "its-own"]);
+});
+
+test("an element that a listener removes while the others are refused is told nothing", async () => {
+  const page = new Page(PAGE + PAGE, { answers: [{ status: 503 }] });
+  const last = page.elements()[1];
+  const told = [];
+  last.addEventListener("released:error", ({ detail }) => told.push(detail));
+  page.document.addEventListener("released:error", () => page.document.body.replaceChildren());
+  await page.pass(600_000);
+  assert.deepEqual([told, page.requests.length, page.timers.size], [[], 1, 0]);
+});
+
+test("an element that is moved, and refused its next token, does not keep the one before", async () => {
+  const page = new Page(`${PAGE}<main></main>`, { answers: [{ token: "first" }, { status: 401 }] });
+  await page.settle();
+  page.document.querySelector("main").append(page.elements()[0]);
+  await page.settle();
+  assert.deepEqual([page.tokens(), page.requests.length], [[null], 2]);
+});
+
+test("a token of the page's own, set in one turn with released:reset, stays", async () => {
+  const page = new Page(PAGE);
+  await page.settle();
+  page.elements()[0].setAttribute("auth-token", "the-pages-own");
+  await page.event(page.document, "released:reset");
+  assert.deepEqual([page.tokens(), page.requests.length], [["the-pages-own"], 1]);
+});
+
 test("an element that is moved into a shadow while it waits gets its token there", async () => {
   const answer = held();
   const page = new Page(`${PAGE}<div></div>`, { answers: [answer.answer] });
@@ -900,6 +936,15 @@ test("an empty auth-token is none, and an empty endpoint is no endpoint", async 
   const page = new Page(PAGE.replace(">", ' auth-token="">') + PAGE.replace(ENDPOINT, ""));
   await page.settle();
   assert.deepEqual([page.tokens(), page.requests.length], [["token-1", null], 1]);
+
+  const answer = held();
+  const morphed = new Page(PAGE, { answers: [answer.answer] });
+  await morphed.settle();
+  morphed.elements()[0].setAttribute("auth-token", "");
+  await morphed.settle();
+  answer.give({ token: "t", expires_in: 119 });
+  await morphed.settle();
+  assert.deepEqual([morphed.tokens(), morphed.requests.length], [["t"], 1]);
 });
 
 test("a token of the page's own replaces the fetched one, and is the page's affair", async () => {
@@ -925,6 +970,28 @@ test("an element without the mark loses nothing, and asks for nothing", async ()
   assert.equal(page.requests[0].options.signal.aborted, true);
   await page.pass(600_000);
   assert.equal(page.requests.length, 1);
+});
+
+test("a copy has no token while it waits for its own", async () => {
+  const answer = held();
+  const page = new Page(PAGE, { answers: [{ token: "first" }, answer.answer] });
+  await page.settle();
+  page.document.body.append(page.elements()[0].cloneNode());
+  await page.settle();
+  assert.deepEqual(page.tokens(), ["first", null]);
+});
+
+test("an element that is gone is told nothing of Released's script", async () => {
+  const page = new Page(PAGE, { withElements: false });
+  const [element] = page.elements();
+  const told = [];
+  element.addEventListener("released:error", ({ detail }) => told.push(detail));
+  await page.settle();
+  element.remove();
+  await page.pass(60_000);
+  assert.deepEqual(told, []);
+  await page.defineElements();
+  assert.deepEqual([page.requests.length, page.timers.size], [0, 0]);
 });
 
 test("Released's script that never comes is one error, and one that comes after all is no matter", async () => {
