@@ -1,7 +1,7 @@
 //! The demo in a real browser: headless Chromium, driven through `WebDriver`.
 //!
 //! It needs the programs `chromium` and `chromedriver`. Without them the tests are ignored; with the variable
-//! `TOWER_RELEASED_BROWSER` set to `required`, they fail.
+//! `TOWER_RELEASED_BROWSER` set to `required`, they fail. Those with Turbo also need what `.ci/run javascript` installs.
 
 #![allow(clippy::unwrap_used)]
 
@@ -21,18 +21,25 @@ use tower_released::testing::{FakeReleased, Reply};
 
 #[path = "../examples/demo/facts.rs"]
 mod facts;
+#[path = "browser/lab.rs"]
+mod lab;
 #[path = "../examples/demo/pages.rs"]
 mod pages;
 #[path = "../examples/demo/site.rs"]
 mod site;
+#[path = "browser/token_script.rs"]
+mod token_script;
+
+use lab::Lab;
 
 /// More than anything takes that is waited for, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Each of these runs on a runtime of its own, with a browser of its own. (The compiler warns of one that is not listed.)
 macro_rules! trials {
-    ($($test:ident,)*) => { vec![$(trial(stringify!($test), $test)),*] };
+    ($($test:ident,)*) => { vec![$(crate::trial(stringify!($test), $test)),*] };
 }
+use trials;
 
 fn main() -> ExitCode {
     let is_required =
@@ -54,10 +61,17 @@ fn main() -> ExitCode {
         a_cached_page_works_under_a_policy_that_allows_nothing_by_itself,
         the_endpoint_keeps_the_contract_of_the_vendors_demo,
     ];
-    let trials = trials
+    let trials = trials.into_iter().chain(token_script::trials());
+    let with_turbo = token_script::trials_with_turbo()
         .into_iter()
-        .map(|trial| trial.with_ignored_flag(is_ignored))
-        .collect();
+        .map(|trial| trial.with_ignored_flag(!is_required && !lab::is_turbo_there()));
+    let mut trials: Vec<_> = trials.chain(with_turbo).collect();
+    if is_ignored {
+        trials = trials
+            .into_iter()
+            .map(|trial| trial.with_ignored_flag(true))
+            .collect();
+    }
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
@@ -83,6 +97,7 @@ fn is_browser_there() -> bool {
 /// The demo, the fake behind it, and a browser to look at it with.
 struct Setup {
     released: Arc<FakeReleased>,
+    lab: Lab,
     origin: String,
     browser: Client,
     // It ends the browser, and removes its profile.
@@ -149,7 +164,10 @@ impl Setup {
         );
         let released = Arc::new(FakeReleased::start().await.unwrap());
         let portal = site::Portal::new("demo-channel", Some(Arc::clone(&released)));
-        let site = site::site(released.client().unwrap(), portal).unwrap();
+        let lab = Lab::new();
+        let site = site::site(released.client().unwrap(), portal)
+            .unwrap()
+            .merge(lab.routes(&released));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let origin = format!("http://localhost:{}", listener.local_addr().unwrap().port());
         tokio::spawn(async { axum::serve(listener, site).await.unwrap() });
@@ -185,6 +203,7 @@ impl Setup {
             .await;
         Self {
             released,
+            lab,
             origin,
             browser: browser.unwrap(),
             _driver: driver,

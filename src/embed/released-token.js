@@ -1,173 +1,187 @@
-// released-token.js: fetches auth tokens for Released's elements, in the browser, when they need one.
+// released-token.js: fetches auth tokens for Released's elements in the browser.
 //
 //   <released-page channel-id="…" data-released-auth="/api/released-token"></released-page>
 //
-// The endpoint answers POST with {"token", "expires_in"}. A token is a ticket: an embed exchanges it, within two
-// minutes, for a session of its own. So each mount gets a ticket, asked for when Released's script is there to take it.
-// None is kept for a later mount.
-//
-// Events, which bubble from the element: "released:token" with detail {expiresIn}, in seconds, and "released:error" with
-// detail {status, final, retryIn}; status is null without an answer, retryIn is in milliseconds.
+// The endpoint answers POST with {"token", "expires_in"}. An embed exchanges a token, within two minutes, for a
+// session. So each mount of an element gets a token of its own. The guide "Single-page apps" has the rules and the events.
 (() => {
   "use strict";
 
-  const NAMES = ["released-page", "released-widget", "released-form", "released-badge"];
-  const MARK = "data-released-auth";
-  const FETCHED = "data-released-fetched"; // beside a ticket that this script put in
-  const SELECTOR = NAMES.map((name) => `${name}[${MARK}]`).join(",");
-
-  const TIMEOUT = 8_000; // the endpoint's own deadline is shorter
-  const SHORTEST_PAUSE = 1_000;
-  const LONGEST_PAUSE = 60_000;
-  const MARGIN = 30_000; // what a ticket must have left when it is handed out
-
-  // It runs once, however often it is included.
+  // Included twice, it runs once.
   const ONCE = Symbol.for("released-token");
   if (window[ONCE]) return;
   window[ONCE] = true;
 
-  /** The elements that were refused a ticket. */
-  const refused = new WeakSet();
+  const SELECTOR = "released-page,released-widget,released-form,released-badge";
+  const MARK = "data-released-auth";
+  const TOKEN = "auth-token";
+  const FETCHED = "data-released-fetched"; // stands beside a token of this script, and so tells copies of an element
+  const IDS = ["channel-id", "form-id"];
 
-  /** The elements that got their ticket. */
-  const served = new WeakSet();
+  const SECOND = 1_000;
+  const MINUTE = 60 * SECOND;
+  const TIMEOUT = 8 * SECOND; // the endpoint's own deadline is shorter
+  const DEFINITION = 30 * SECOND; // until Released's own script counts as blocked
+  const MARGIN = 30 * SECOND; // what a token must have left when it is handed out
+  const LIFE = 120; // what Released documents, in seconds, for endpoints that do not send expires_in
+  const CALM = 2 * MINUTE; // longer than a pause and a timeout together
+  const BURST = 10; // requests without a pause, whatever the page does
+  const GAP = 6 * SECOND; // between requests after that
+  const TRIES = 3; // for a 500, which is rarely gone by itself
 
-  /** Who waits for a ticket, by endpoint. */
-  const counters = new Map();
+  // The current mount of each element: its stay in the page, and its claim to one token.
+  const mounts = new WeakMap();
 
-  class Counter {
-    constructor(endpoint) {
-      this.endpoint = endpoint;
-      this.waiting = new Set(); // those for the next flight
-      this.flight = null; // the request under way, and the elements it is for
-      this.timer = null;
-      this.failures = 0;
-      this.notBefore = 0;
+  // Every endpoint that was ever asked. They outlive the elements, so pauses do, too.
+  const endpoints = new Map();
+
+  const isCurrent = (mount) => mounts.get(mount.element) === mount;
+
+  class Endpoint {
+    waiting = new Set(); // mounts, for the next request
+    flight = null; // the request under way, and the mounts that it is for
+    timer = null;
+    setbacks = 0;
+    lastSetback = -Infinity;
+    notBefore = 0; // this script's own pause
+    retryAfter = 0; // the server's pause
+    isOffline = false;
+    spent = 0; // when the burst is available again
+
+    constructor(url) {
+      this.url = url;
     }
 
-    join(element) {
-      // A ticket goes to who asked for it: another person may have signed in since.
-      if (this.flight?.elements.has(element)) return;
-      this.waiting.add(element);
-      this.start();
+    join(mount) {
+      this.waiting.add(mount);
+      this.next();
     }
 
-    /** Starts a flight for all who wait, those mounted at this moment included. */
-    async start() {
-      await null;
-      if (this.waiting.size > 0 && !this.flight && this.timer === null) this.open();
-    }
-
-    /** Forgets the elements that no longer want a ticket from this endpoint. */
-    forget() {
-      for (const elements of [this.waiting, this.flight?.elements ?? []]) {
-        for (const element of elements) if (!wants(element, this.endpoint)) elements.delete(element);
-      }
-      if (this.flight?.elements.size === 0) {
+    leave(mount) {
+      this.waiting.delete(mount);
+      this.flight?.mounts.delete(mount);
+      if (this.flight?.mounts.size === 0) {
         this.flight.abort();
         this.flight = null;
-        this.start();
       }
-      if (!this.flight && this.waiting.size === 0) this.reset();
+      this.next();
     }
 
-    reset() {
+    // Decides what happens next. Every change calls it.
+    async next() {
+      await null; // Elements that are mounted at the same moment share a request.
       clearTimeout(this.timer);
-      this.timer = null;
-      this.failures = 0;
+      if (this.flight || this.waiting.size === 0 || isUnseen()) return;
+      const now = performance.now();
+      const wait = Math.max(this.notBefore, this.retryAfter, this.spent - (BURST - 1) * GAP) - now;
+      if (wait > 0) this.timer = setTimeout(() => this.next(), wait);
+      else this.fly(now);
     }
 
-    async open() {
-      clearTimeout(this.timer);
-      this.timer = null;
-      // Who prerenders a page may never look at it.
-      if (document.prerendering) return;
-      const flight = Object.assign(new AbortController(), { elements: this.waiting });
+    async fly(now) {
+      // An element that is mounted from now on gets another request: the person may have changed in between.
+      const flight = Object.assign(new AbortController(), { mounts: this.waiting });
       this.flight = flight;
       this.waiting = new Set();
-      const timeout = setTimeout(() => flight.abort(), TIMEOUT);
-      const answer = await ask(this.endpoint, flight.signal);
-      clearTimeout(timeout);
-      if (this.flight !== flight) return; // everybody left
+      this.spent = Math.max(this.spent, now) + GAP;
+      const answer = await ask(this.url, flight);
+      if (this.flight !== flight) return; // Nobody waits for it any more.
       this.flight = null;
-      if (answer.token) this.serve(flight.elements, answer);
-      else if (answer.isFinal) this.refuse(flight.elements, answer);
-      else this.pause(flight.elements, answer);
-      this.start(); // for those who came meanwhile
+      this.isOffline = answer.status === null;
+      if (answer.token) for (const mount of flight.mounts) deliver(mount, answer);
+      else {
+        const pause = this.setback(answer.retryAfter);
+        for (const mount of flight.mounts) if (isCurrent(mount)) this.fail(mount, answer, pause);
+      }
+      this.next();
     }
 
-    /** Tries again ahead of time, but never before the server wants it. */
-    hurry() {
-      if (this.waiting.size > 0 && !this.flight && performance.now() >= this.notBefore) this.open();
+    fail(mount, { status, isFinal, signedOut = false }, pause) {
+      mount.errors += status === 500;
+      mount.isRefused = isFinal || mount.errors === TRIES;
+      if (mount.isRefused) withdraw(mount.element);
+      else this.waiting.add(mount);
+      const final = mount.isRefused;
+      tell(mount, "released:error", { status, final, retryIn: final ? null : pause, signedOut });
     }
 
-    serve(elements, { token, expiresIn, asked }) {
-      // A page that was frozen in the back/forward cache may get its answer too late.
-      const left = expiresIn * 1_000 - (performance.now() - asked);
-      if (left < Math.min(MARGIN, expiresIn * 500)) {
-        for (const element of elements) this.waiting.add(element);
-        return;
-      }
-      this.reset();
-      for (const element of elements) {
-        // Somebody else was faster.
-        if (element.hasAttribute("auth-token")) continue;
-        served.add(element);
-        element.setAttribute(FETCHED, "");
-        element.setAttribute("auth-token", token);
-        tell(element, "released:token", { expiresIn });
-      }
+    // Starts a pause. It is random, so that a thousand browsers do not come back together.
+    setback(retryAfter = 0) {
+      const now = performance.now();
+      if (now - this.lastSetback > CALM) this.setbacks = 0;
+      this.lastSetback = now;
+      const longest = Math.min(MINUTE, SECOND * 2 ** ++this.setbacks);
+      this.notBefore = now + SECOND + Math.random() * (longest - SECOND);
+      if (retryAfter > 0) this.retryAfter = now + retryAfter + Math.random() * SECOND;
+      return Math.max(this.notBefore, this.retryAfter) - now;
     }
 
-    refuse(elements, { status }) {
-      this.reset();
-      for (const element of elements) {
-        refused.add(element);
-        tell(element, "released:error", { status, final: true, retryIn: null });
-      }
+    // Called when an element lost its token, or was moved with it. Once, that is a morph; soon again, it may be a loop.
+    lose() {
+      if (this.waiting.size > 0) return; // It shares their request.
+      const isFirst = performance.now() - this.lastSetback > CALM;
+      this.setback();
+      if (isFirst) this.notBefore = 0;
     }
 
-    pause(elements, { status, retryAfter }) {
-      // Full jitter, also on what the server asks for, so that a thousand browsers do not come back together.
-      const longest = Math.min(LONGEST_PAUSE, SHORTEST_PAUSE * 2 ** ++this.failures);
-      const random = SHORTEST_PAUSE + Math.random() * (longest - SHORTEST_PAUSE);
-      const asked = retryAfter > 0 ? retryAfter + Math.random() * SHORTEST_PAUSE : 0;
-      const retryIn = Math.min(LONGEST_PAUSE, Math.max(random, asked));
-      this.notBefore = performance.now() + Math.min(retryIn, retryAfter);
-      this.timer = setTimeout(() => this.open(), retryIn);
-      for (const element of elements) {
-        this.waiting.add(element);
-        tell(element, "released:error", { status, final: false, retryIn });
-      }
+    // Ends this script's own pause. The server's holds.
+    forgive() {
+      this.notBefore = this.setbacks = 0;
+      this.next();
     }
   }
 
-  /** Asks once. Never throws. */
-  async function ask(endpoint, signal) {
-    const asked = performance.now();
+  let isLeft = false;
+
+  // Nobody looks at the page, or Turbo is about to replace it.
+  function isUnseen() {
+    const isPreview = document.documentElement.hasAttribute("data-turbo-preview");
+    return isLeft || document.visibilityState === "hidden" || document.prerendering || isPreview;
+  }
+
+  // Requests a token. Never throws, and always ends.
+  async function ask(url, flight) {
+    const timeout = setTimeout(() => flight.abort(), TIMEOUT);
+    const aborted = new Promise((_, reject) => (flight.signal.onabort = reject));
     try {
-      const response = await fetch(endpoint, {
-        method: "POST",
-        headers: { accept: "application/json" },
-        credentials: "same-origin",
-        cache: "no-store",
-        signal,
-      });
-      const { status } = response;
-      if (!response.ok) {
-        const isFinal = status !== 429 && status < 500;
-        return { status, isFinal, retryAfter: milliseconds(response.headers.get("retry-after")) };
-      }
-      const { token, expires_in: expiresIn } = parsed(await response.text());
-      if (typeof token !== "string" || typeof expiresIn !== "number") return { status, isFinal: true };
-      // A ticket that is over already says something of the moment.
-      return expiresIn > 0 ? { token, expiresIn, asked } : { status, isFinal: false, retryAfter: 0 };
+      return await Promise.race([request(url, flight.signal), aborted]);
     } catch {
-      return { status: null, isFinal: false, retryAfter: 0 };
+      return { status: null };
+    } finally {
+      clearTimeout(timeout);
     }
   }
 
-  /** What is no JSON, such as a sign-in page, makes no sense. */
+  async function request(url, signal) {
+    const hook = window.ReleasedToken ?? {};
+    const extra = await (typeof hook.headers === "function" ? hook.headers(url) : hook.headers);
+    const headers = new Headers(extra ?? {});
+    headers.set("accept", "application/json");
+    const times = [performance.now(), Date.now()];
+    const response = await fetch(url, {
+      method: "POST",
+      headers,
+      credentials: hook.credentials ?? "same-origin",
+      cache: "no-store",
+      redirect: "manual", // A sign-in page of another origin would look like a broken network.
+      signal,
+    });
+    const status = response.status || null; // A redirect has none.
+    const signedOut = status === 401 || response.type === "opaqueredirect" || !!response.redirected;
+    if (!response.ok) {
+      const isFinal = !(status >= 500 || [408, 425, 429].includes(status));
+      return { status, isFinal, signedOut, retryAfter: milliseconds(response.headers.get("retry-after")) };
+    }
+    const { token, expires_in } = parsed(await response.text());
+    if (typeof token !== "string" || !token) return { status, isFinal: true, signedOut };
+    const expiresIn = typeof expires_in === "number" ? expires_in : LIFE;
+    // While the computer sleeps, the first clock may stand still, and the second may be set at any time.
+    const age = Math.max(performance.now() - times[0], Date.now() - times[1]);
+    const left = expiresIn * SECOND - age;
+    return left > 0 && left >= Math.min(MARGIN, (expiresIn * SECOND) / 2) ? { token, expiresIn } : { status };
+  }
+
+  // Text that is not JSON, such as a sign-in page, has no token.
   function parsed(text) {
     try {
       return JSON.parse(text) ?? {};
@@ -176,79 +190,151 @@
     }
   }
 
-  /** Retry-After in seconds. A date needs the clock, which may be wrong, so it is ignored. */
+  // Retry-After in seconds. A date needs the clock, which may be wrong, so it is ignored.
   function milliseconds(retryAfter) {
-    const seconds = /^\d+$/.test(retryAfter ?? "") ? Number(retryAfter) : 0;
-    return Math.min(seconds * 1_000, LONGEST_PAUSE);
+    return /^\d+$/.test(retryAfter ?? "") ? Math.min(retryAfter * SECOND, MINUTE) : 0;
   }
 
-  function tell(element, type, detail) {
+  function tell({ element }, type, detail) {
     element.dispatchEvent(new CustomEvent(type, { bubbles: true, composed: true, detail }));
   }
 
-  function counterOf(endpoint) {
-    if (!counters.has(endpoint)) counters.set(endpoint, new Counter(endpoint));
-    return counters.get(endpoint);
+  // Nobody documents whether a connected embed notices a token. So the element is taken out, gets its token, and is put
+  // back: as in a page that the server wrote, the embed finds the token when it is connected, and finds it once.
+  function deliver(mount, { token, expiresIn }) {
+    observe(observer.takeRecords());
+    const { element } = mount;
+    if (!isCurrent(mount) || !element.isConnected) return;
+    const focused = focusIn(element);
+    const place = document.createComment("");
+    element.replaceWith(place);
+    mount.token = token;
+    mount.isServed = true;
+    element.setAttribute(FETCHED, "");
+    element.setAttribute(TOKEN, token);
+    place.replaceWith(element);
+    observe(observer.takeRecords(), element);
+    focused?.focus({ preventScroll: true });
+    if (isCurrent(mount)) tell(mount, "released:token", { expiresIn });
   }
 
-  /** The marked elements in a part of the document, itself included. */
-  function marked(root) {
+  // The focused element in an element, also in its shadow.
+  function focusIn(element) {
+    let active = document.activeElement;
+    if (!element.contains(active)) return null;
+    while (active.shadowRoot?.activeElement) active = active.shadowRoot.activeElement;
+    return active;
+  }
+
+  // Removes a token that this script set.
+  function withdraw(element) {
+    if (!element.hasAttribute(FETCHED)) return;
+    element.removeAttribute(TOKEN);
+    element.removeAttribute(FETCHED);
+  }
+
+  // Brings the mount of an element up to date. Looking twice changes nothing.
+  function look(element, isMoved = false) {
+    const before = mounts.get(element);
+    const isHere = element.isConnected && element.ownerDocument === document;
+    const url = isHere ? element.getAttribute(MARK) : "";
+    const token = element.getAttribute(TOKEN) || null;
+    const claim = [url, ...IDS.map((name) => element.getAttribute(name))].join("\n");
+    // A moved embed was connected again, with a token that it may have used already.
+    if (before && url && claim === before.claim && token === before.token && !(isMoved && before.isServed)) return;
+    if (before) forget(before);
+    if (!isHere) withdraw(element);
+    if (!url) return;
+    const isOurs = before ? token === before.token : element.hasAttribute(FETCHED);
+    if (token && !isOurs) return element.removeAttribute(FETCHED); // The page's own token is as good.
+    if (!before) withdraw(element); // A copy contains the token of another element.
+    if (!endpoints.has(url)) endpoints.set(url, new Endpoint(url));
+    const endpoint = endpoints.get(url);
+    if (before?.isServed && claim === before.claim) endpoint.lose();
+    mount({ element, claim, endpoint, token: before ? token : null, errors: 0, isRefused: false, isServed: false });
+  }
+
+  async function mount(mount) {
+    const { element, endpoint } = mount;
+    mounts.set(element, mount);
+    // A token is requested when Released's script is there to take it.
+    if (!customElements.get(element.localName)) {
+      const detail = { status: null, final: true, retryIn: null, signedOut: false };
+      const timer = setTimeout(() => isCurrent(mount) && tell(mount, "released:error", detail), DEFINITION);
+      await customElements.whenDefined(element.localName);
+      clearTimeout(timer);
+    }
+    if (isCurrent(mount)) endpoint.join(mount);
+  }
+
+  function forget(mount) {
+    mounts.delete(mount.element);
+    mount.endpoint.leave(mount);
+  }
+
+  // Released's elements in a part of the document, itself included.
+  function elementsIn(root) {
     const found = [...(root.querySelectorAll?.(SELECTOR) ?? [])];
     if (root.matches?.(SELECTOR)) found.unshift(root);
     return found;
   }
 
-  function wants(element, endpoint) {
-    return element.isConnected && element.getAttribute(MARK) === endpoint && !element.hasAttribute("auth-token");
-  }
-
-  async function mounted(element) {
-    // A copy, such as Turbo keeps of a page, brings another element's ticket along.
-    if (element.hasAttribute(FETCHED) && !served.has(element)) withdraw(element);
-    await customElements.whenDefined(element.localName);
-    // The server's own ticket is as good.
-    const endpoint = element.getAttribute(MARK);
-    if (endpoint !== null && wants(element, endpoint) && !refused.has(element)) counterOf(endpoint).join(element);
-  }
-
-  function unmounted(element) {
-    // Should it be put back, that is another mount.
-    served.delete(element);
-    refused.delete(element);
-    if (element.hasAttribute(FETCHED)) withdraw(element);
-  }
-
-  function withdraw(element) {
-    element.removeAttribute("auth-token");
-    element.removeAttribute(FETCHED);
-  }
-
-  new MutationObserver((records) => {
-    const [changed, removed] = [new Set(), new Set()];
+  // Looks at all elements that changed. `own` is one that this script put back.
+  function observe(records, own) {
+    const changed = new Map();
+    const add = (element, isMoved) => changed.set(element, isMoved || changed.get(element));
     for (const { type, target, addedNodes, removedNodes } of records) {
-      if (type === "attributes" && target.matches(SELECTOR)) changed.add(target);
-      for (const node of removedNodes) for (const element of marked(node)) removed.add(element);
-      for (const node of addedNodes) for (const element of marked(node)) changed.add(element);
+      if (type === "attributes" && target.matches(SELECTOR)) add(target);
+      for (const node of removedNodes) for (const element of elementsIn(node)) add(element, element !== own);
+      for (const node of addedNodes) for (const element of elementsIn(node)) add(element);
     }
-    for (const element of removed) if (!element.isConnected) unmounted(element);
-    for (const counter of counters.values()) counter.forget();
-    // What was only moved keeps its ticket; what lost it, in a morph, gets another.
-    for (const element of changed) if (element.isConnected) mounted(element);
-  }).observe(document, {
+    for (const [element, isMoved] of changed) look(element, isMoved);
+  }
+
+  // Asks again for the elements with such a mount.
+  function startOver(isMeant) {
+    observe(observer.takeRecords());
+    for (const element of elementsIn(document)) {
+      const mount = mounts.get(element);
+      if (!mount || !isMeant(mount)) continue;
+      forget(mount);
+      look(element);
+    }
+    for (const endpoint of endpoints.values()) endpoint.forgive();
+  }
+
+  const observer = new MutationObserver((records) => observe(records));
+  observer.observe(document, {
     childList: true,
     subtree: true,
     attributes: true,
-    attributeFilter: [MARK, "auth-token"],
+    attributeFilter: [MARK, TOKEN, ...IDS],
   });
 
-  const hurryAll = () => counters.forEach((counter) => counter.hurry());
-  window.addEventListener("pageshow", (event) => event.persisted && hurryAll());
-  window.addEventListener("online", hurryAll);
-  document.addEventListener("prerenderingchange", hurryAll);
-  // Turbo copies the page when it is left. The copy must not hold a ticket.
-  document.addEventListener("turbo:before-cache", () => {
-    for (const element of marked(document)) unmounted(element);
+  const nextAll = () => endpoints.forEach((endpoint) => endpoint.next());
+  document.addEventListener("visibilitychange", nextAll);
+  document.addEventListener("prerenderingchange", nextAll);
+  window.addEventListener("online", () => endpoints.forEach((endpoint) => endpoint.isOffline && endpoint.forgive()));
+  // While a page is in the back/forward cache, another person may sign in.
+  const isUnserved = (mount) => !mount.isServed;
+  window.addEventListener("pagehide", () => {
+    isLeft = true;
+    startOver(isUnserved);
+  });
+  window.addEventListener("pageshow", ({ persisted }) => {
+    isLeft = false;
+    if (persisted) startOver(isUnserved);
+  });
+  // Capturing, it hears the event wherever it is sent to.
+  window.addEventListener("released:reset", () => startOver(() => true), true);
+  // Turbo and htmx keep copies of pages. These must not show a token again; htmx's go into the storage of the browser.
+  document.addEventListener("turbo:before-render", ({ detail }) => elementsIn(detail.newBody).forEach(withdraw));
+  document.addEventListener("htmx:historyItemCreated", ({ detail: { item } }) => {
+    const copy = document.createElement("template");
+    copy.innerHTML = item.content;
+    elementsIn(copy.content).forEach(withdraw);
+    item.content = copy.innerHTML;
   });
 
-  for (const element of marked(document)) mounted(element);
+  elementsIn(document).forEach((element) => look(element));
 })();

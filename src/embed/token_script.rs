@@ -1,7 +1,7 @@
 //! The script that fetches tokens in the browser, for pages that are cached or that the browser puts together.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 
 use hmac_sha256::Hash;
 
@@ -9,8 +9,19 @@ use super::attribute_name;
 use super::attributes::Element;
 use super::script::{InvalidScript, Script, is_base64};
 
-/// The script, as it is served. It has no dependencies.
-const SOURCE: &str = include_str!("released-token.js");
+/// The script, as it is served: without its comments, which are a fifth of its size.
+static SERVED: LazyLock<String> = LazyLock::new(|| {
+    let name = concat!(
+        "// released-token.js of tower-released ",
+        env!("CARGO_PKG_VERSION"),
+        "\n"
+    );
+    let code = include_str!("released-token.js")
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .flat_map(|line| [line, "\n"]);
+    std::iter::once(name).chain(code).collect()
+});
 
 /// Creates the tag for the script that [`token_script`] serves at `path`. It goes into the page's `<head>`.
 ///
@@ -71,7 +82,7 @@ impl InlineScript {
 
 impl fmt::Display for InlineScript {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.element.write_around(SOURCE, f)
+        self.element.write_around(&SERVED, f)
     }
 }
 
@@ -79,7 +90,7 @@ impl fmt::Display for InlineScript {
 fn version() -> &'static str {
     static VERSION: OnceLock<String> = OnceLock::new();
     VERSION.get_or_init(|| {
-        Hash::hash(SOURCE.as_bytes())
+        Hash::hash(SERVED.as_bytes())
             .iter()
             .take(8)
             .map(|byte| format!("{byte:02x}"))
@@ -88,6 +99,10 @@ fn version() -> &'static str {
 }
 
 /// Serves the script that fetches tokens in the browser. Route it with `get(token_script)`, outside of the layer.
+///
+/// The script has 12 KB, or 3.9 KB compressed. It finds elements with the attribute that
+/// [`token_from`](crate::embed::Page::token_from) writes, now and later, and gives each of them a token of its own. The
+/// guide [single-page apps](crate::docs::single_page_apps) has its rules, its events and its settings.
 ///
 /// Caches may keep it for a year at the URL of [`token_script_tag`]. At any other URL they must revalidate it with its
 /// `ETag`.
@@ -123,7 +138,7 @@ pub async fn token_script(parts: http::request::Parts) -> axum_core::response::R
     let mut response = axum_core::response::Response::new(if is_known {
         Body::empty()
     } else {
-        Body::from(SOURCE)
+        Body::from(SERVED.as_str())
     });
     if is_known {
         *response.status_mut() = StatusCode::NOT_MODIFIED;

@@ -1,6 +1,9 @@
 // A stand-in for Released's embed script: elements of the same names, which exchange their token as the portal does
 // and show what came of it. It renders no portal.
 (() => {
+  // The server sets it; see `FakeEmbed`.
+  const NOTICES_TOKEN = true;
+
   const server = new URL(document.currentScript.src).origin;
 
   const NAMES = {
@@ -28,7 +31,7 @@
   `;
 
   class ReleasedElement extends HTMLElement {
-    static observedAttributes = ["auth-token"];
+    static observedAttributes = NOTICES_TOKEN ? ["auth-token"] : [];
     #token = null;
 
     connectedCallback() {
@@ -46,18 +49,18 @@
         // A form that is a dialog waits until it is shown.
         this.hidden = this.localName === "released-form" && this.getAttribute("dialog") === "true";
       }
+      // Each mount is a new frame, which exchanges what it is given.
       this.#verify();
     }
 
-    attributeChangedCallback() {
-      if (this.isConnected && this.shadowRoot) this.#verify();
+    attributeChangedCallback(_name, before, token) {
+      if (this.isConnected && this.shadowRoot && token !== before) this.#verify();
     }
 
     async #verify() {
       const token = this.getAttribute("auth-token");
-      if (!token) return this.#show("anonymous", "Not signed in: this embed has no auth-token.");
-      if (token === this.#token) return;
       this.#token = token;
+      if (!token) return this.#show("anonymous", "Not signed in: this embed has no auth-token.");
       this.#show("pending", "Verifying …");
       try {
         const response = await fetch(`${server}/session`, {

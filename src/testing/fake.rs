@@ -70,6 +70,20 @@ pub struct Counts {
     pub denied: usize,
 }
 
+/// Says when the elements of the fake's `embed.js` read `auth-token`.
+///
+/// Released does not document whether an element that is connected notices a token that is set later. Test your pages
+/// with both kinds, if they set the token themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FakeEmbed {
+    /// An element reads its token when it is connected, and whenever the token changes.
+    #[default]
+    NoticesToken,
+    /// An element reads its token only when it is connected.
+    ReadsTokenOnConnect,
+}
+
 /// Describes the session that an embed gets for its token.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -203,6 +217,11 @@ impl FakeReleased {
     /// two minutes.
     pub fn set_token_life(&self, life: Duration) {
         self.behaviour().token_life = life;
+    }
+
+    /// Sets the kind of embed that every later request for `embed.js` gets. Default: [`FakeEmbed::NoticesToken`].
+    pub fn set_embed(&self, embed: FakeEmbed) {
+        self.behaviour().embed = embed;
     }
 
     /// Answers the next request for a token with `reply`, without checking it. Several calls queue up.

@@ -49,7 +49,7 @@ mod rules;
 mod server;
 mod stub;
 
-pub use self::fake::{AccessDenied, Counts, FakeReleased, Session};
+pub use self::fake::{AccessDenied, Counts, FakeEmbed, FakeReleased, Session};
 pub use self::reply::Reply;
 pub use self::stub::StubMinter;
 

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use url::{Host, Url};
 
-use super::fake::{AccessDenied, Counts, Session};
+use super::fake::{AccessDenied, Counts, FakeEmbed, Session};
 use super::jwt::{Claims, Key};
 use super::lock;
 use super::reply::Reply;
@@ -59,6 +59,7 @@ pub(crate) struct Behaviour {
     pub(crate) token_life: Duration,
     pub(crate) next: VecDeque<Reply>,
     pub(crate) always: Option<Reply>,
+    pub(crate) embed: FakeEmbed,
 }
 
 /// Serves until it is aborted. That also closes its connections.
@@ -92,7 +93,10 @@ async fn answer(
     let api = match parts.uri.path() {
         IMPERSONATION_PATH => Api::Impersonation,
         EMAIL_ONLY_PATH => Api::EmailOnly,
-        EMBED_PATH => return Ok(embed_script()),
+        EMBED_PATH => {
+            let embed = lock(&shared.behaviour).embed;
+            return Ok(embed_script(embed));
+        }
         SESSION_PATH => return Ok(shared.session(&parts.method, &parts.headers, body).await),
         _ => return Ok(empty(StatusCode::NOT_FOUND)),
     };
@@ -123,6 +127,7 @@ impl Shared {
                 token_life: TOKEN_LIFE,
                 next: VecDeque::new(),
                 always: None,
+                embed: FakeEmbed::default(),
             }),
             users: Mutex::default(),
             counts: watch::Sender::default(),
@@ -325,8 +330,15 @@ struct ErrorBody<'a> {
     error: &'a str,
 }
 
-fn embed_script() -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(include_str!("embed.js")));
+fn embed_script(embed: FakeEmbed) -> Response<Full<Bytes>> {
+    const SOURCE: &str = include_str!("embed.js");
+    let source = match embed {
+        FakeEmbed::NoticesToken => Bytes::from_static(SOURCE.as_bytes()),
+        FakeEmbed::ReadsTokenOnConnect => {
+            Bytes::from(SOURCE.replace("NOTICES_TOKEN = true", "NOTICES_TOKEN = false"))
+        }
+    };
+    let mut response = Response::new(Full::from(source));
     let headers = response.headers_mut();
     headers.insert(
         CONTENT_TYPE,

@@ -10,10 +10,10 @@ document.querySelector("#feedback")?.addEventListener("click", ({ currentTarget 
   window.Released?.show("form", currentTarget.dataset.form);
 });
 
-document.addEventListener("released:error", ({ detail: { status, final } }) => {
+document.addEventListener("released:error", ({ detail: { status, final, signedOut } }) => {
   const note = document.querySelector("#script-note");
   if (!note) return;
-  if (status === 401) note.textContent = "Nobody is signed in, says the endpoint (401), so the script has stopped.";
+  if (signedOut) note.textContent = "Nobody is signed in, says the endpoint, so the script has stopped.";
   else note.textContent = `No token yet (${status ?? "no answer"}). ${final ? "The script has stopped." : "The script tries again."}`;
 });
 
