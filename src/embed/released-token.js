@@ -91,12 +91,13 @@
       if (answer.token) for (const mount of flight.mounts) deliver(mount, answer);
       else {
         const pause = this.setback(answer.retryAfter);
-        for (const mount of flight.mounts) if (isCurrent(mount)) this.fail(mount, answer, pause);
+        for (const mount of flight.mounts) this.fail(mount, answer, pause);
       }
       this.next();
     }
 
     fail(mount, { status, isFinal, signedOut = false }, pause) {
+      if (!isStillCurrent(mount)) return;
       mount.errors += status === 500;
       mount.isRefused = isFinal || mount.errors === TRIES;
       if (mount.isRefused) withdraw(mount.element);
@@ -202,9 +203,8 @@
   // Nobody documents whether a connected embed notices a token. So the element is taken out, gets its token, and is put
   // back: as in a page that the server wrote, the embed finds the token when it is connected, and finds it once.
   function deliver(mount, { token, expiresIn }) {
-    observe(observer.takeRecords());
     const { element } = mount;
-    if (!isCurrent(mount) || !element.isConnected) return;
+    if (!isStillCurrent(mount) || !element.isConnected) return;
     const focused = focusIn(element);
     const place = document.createComment("");
     element.replaceWith(place);
@@ -231,6 +231,12 @@
     if (!element.hasAttribute(FETCHED)) return;
     element.removeAttribute(TOKEN);
     element.removeAttribute(FETCHED);
+  }
+
+  // The same after what the page did in this turn, such as a listener that removed the element.
+  function isStillCurrent(mount) {
+    observe(observer.takeRecords());
+    return isCurrent(mount);
   }
 
   // Brings the mount of an element up to date. Looking twice changes nothing.
