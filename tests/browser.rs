@@ -21,10 +21,14 @@ use tower_released::testing::{FakeReleased, Reply};
 
 #[path = "../examples/demo/facts.rs"]
 mod facts;
+#[path = "browser/facts.rs"]
+mod facts_page;
 #[path = "browser/lab.rs"]
 mod lab;
 #[path = "../examples/demo/pages.rs"]
 mod pages;
+#[path = "browser/react.rs"]
+mod react;
 #[path = "../examples/demo/site.rs"]
 mod site;
 #[path = "browser/token_script.rs"]
@@ -61,17 +65,21 @@ fn main() -> ExitCode {
         a_cached_page_works_under_a_policy_that_allows_nothing_by_itself,
         the_endpoint_keeps_the_contract_of_the_vendors_demo,
     ];
-    let trials = trials.into_iter().chain(token_script::trials());
-    let with_turbo = token_script::trials_with_turbo()
-        .into_iter()
-        .map(|trial| trial.with_ignored_flag(!is_required && !lab::is_turbo_there()));
-    let mut trials: Vec<_> = trials.chain(with_turbo).collect();
-    if is_ignored {
-        trials = trials
+    // What needs a package of npm's, or a page that npm builds, is ignored where it is not there.
+    let groups = [
+        (trials, true),
+        (token_script::trials(), true),
+        (facts_page::trials(), true),
+        (token_script::trials_with_turbo(), lab::is_turbo_there()),
+        (react::trials(), react::is_page_there()),
+    ];
+    let trials = groups.into_iter().flat_map(|(trials, is_there)| {
+        let is_ignored = is_ignored || (!is_there && !is_required);
+        trials
             .into_iter()
-            .map(|trial| trial.with_ignored_flag(true))
-            .collect();
-    }
+            .map(move |trial| trial.with_ignored_flag(is_ignored))
+    });
+    let trials = trials.collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 

@@ -1,10 +1,9 @@
 // A stand-in for Released's embed script: elements of the same names, which exchange their token as the portal does
 // and show what came of it. It renders no portal.
 (() => {
-  // The server sets it; see `FakeEmbed`.
-  const NOTICES_TOKEN = true;
-
-  const server = new URL(document.currentScript.src).origin;
+  // The server fills these in. `Unknowns` are what Released does not document.
+  const UNKNOWNS = {/* unknowns */};
+  const server = "/* server */";
 
   const NAMES = {
     "released-page": "Released portal",
@@ -30,8 +29,16 @@
     section[data-state=denied] [part=state]::before { color: #e5484d; }
   `;
 
+  // Whose session the portal shows: that of the token, or the one that is live.
+  const sessionOf = (person) => {
+    if (UNKNOWNS.replaces_session) return person;
+    const live = sessionStorage.getItem("released-session") ?? person;
+    sessionStorage.setItem("released-session", live);
+    return live;
+  };
+
   class ReleasedElement extends HTMLElement {
-    static observedAttributes = NOTICES_TOKEN ? ["auth-token"] : [];
+    static observedAttributes = UNKNOWNS.notices_late_token ? ["auth-token"] : [];
     #token = null;
 
     connectedCallback() {
@@ -49,8 +56,15 @@
         // A form that is a dialog waits until it is shown.
         this.hidden = this.localName === "released-form" && this.getAttribute("dialog") === "true";
       }
+      if (this.localName === "released-widget" && !UNKNOWNS.widget_exchanges_on_load) return this.#waitForTrigger();
       // Each mount is a new frame, which exchanges what it is given.
       this.#verify();
+    }
+
+    #waitForTrigger() {
+      this.#show("closed", "Not opened yet.");
+      const trigger = document.querySelector(this.getAttribute("trigger") ?? ":not(*)");
+      trigger?.addEventListener("click", () => this.#verify(), { once: true });
     }
 
     attributeChangedCallback(_name, before, token) {
@@ -66,11 +80,11 @@
         const response = await fetch(`${server}/session`, {
           method: "POST",
           headers: { "content-type": "application/json" },
-          body: JSON.stringify({ token }),
+          body: JSON.stringify({ token, embed: this.localName }),
         });
         const answer = await response.json();
         if (token !== this.#token) return; // a newer token is being verified
-        if (response.ok) this.#show("verified", `Verified as ${answer.name ?? answer.email}`);
+        if (response.ok) this.#show("verified", `Verified as ${sessionOf(answer.name ?? answer.email)}`);
         else this.#show("denied", `Access denied: ${answer.error}`);
       } catch {
         if (token === this.#token) this.#show("denied", "Access denied: Released cannot be reached.");

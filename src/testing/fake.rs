@@ -15,6 +15,7 @@ use super::reply::Reply;
 use super::server::{
     Behaviour, EMAIL_ONLY_PATH, EMBED_PATH, IMPERSONATION_PATH, Shared, random_secret, serve,
 };
+use super::unknowns::Unknowns;
 use crate::user::User;
 
 /// Runs a fake of Released: a real HTTP server on a free port of 127.0.0.1. Dropping the last clone stops the server.
@@ -70,20 +71,6 @@ pub struct Counts {
     pub denied: usize,
 }
 
-/// Says when the elements of the fake's `embed.js` read `auth-token`.
-///
-/// Released does not document whether an element that is connected notices a token that is set later. Test your pages
-/// with both kinds, if they set the token themselves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FakeEmbed {
-    /// An element reads its token when it is connected, and whenever the token changes.
-    #[default]
-    NoticesToken,
-    /// An element reads its token only when it is connected.
-    ReadsTokenOnConnect,
-}
-
 /// Describes the session that an embed gets for its token.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -116,6 +103,8 @@ pub enum AccessDenied {
     Expired,
     /// The page is neither on HTTPS nor on this machine. Released also wants a trusted domain.
     InvalidOrigin,
+    /// The token was exchanged before, and [`Unknowns`] forbid to do so again.
+    Used,
 }
 
 impl fmt::Display for AccessDenied {
@@ -124,6 +113,7 @@ impl fmt::Display for AccessDenied {
             Self::Signature => "this fake did not sign the token",
             Self::Expired => "the token has expired",
             Self::InvalidOrigin => "invalid_origin",
+            Self::Used => "the token was used before",
         })
     }
 }
@@ -219,9 +209,21 @@ impl FakeReleased {
         self.behaviour().token_life = life;
     }
 
-    /// Sets the kind of embed that every later request for `embed.js` gets. Default: [`FakeEmbed::NoticesToken`].
-    pub fn set_embed(&self, embed: FakeEmbed) {
-        self.behaviour().embed = embed;
+    /// Changes what the fake does where Released documents nothing. Later requests see the change, also those for
+    /// `embed.js`. Test your pages with both answers if they depend on one of them.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # async fn run() -> std::io::Result<()> {
+    /// use tower_released::testing::FakeReleased;
+    ///
+    /// let released = FakeReleased::start().await?;
+    /// released.set_unknowns(|unknowns| unknowns.reuses_token = false);
+    /// # Ok(()) }
+    /// ```
+    pub fn set_unknowns(&self, change: impl FnOnce(&mut Unknowns)) {
+        change(&mut self.behaviour().unknowns);
     }
 
     /// Answers the next request for a token with `reply`, without checking it. Several calls queue up.
@@ -276,7 +278,7 @@ impl FakeReleased {
     /// The token was not signed by this fake, or has expired. Then Released's embed probably shows "access denied", as it
     /// does for an expired token.
     pub fn open_session(&self, token: &str) -> Result<Session, AccessDenied> {
-        self.shared.open_session(token)
+        self.shared.open_session(token, "")
     }
 
     fn behaviour(&self) -> MutexGuard<'_, Behaviour> {

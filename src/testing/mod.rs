@@ -48,10 +48,12 @@ mod reply;
 mod rules;
 mod server;
 mod stub;
+mod unknowns;
 
-pub use self::fake::{AccessDenied, Counts, FakeEmbed, FakeReleased, Session};
+pub use self::fake::{AccessDenied, Counts, FakeReleased, Session};
 pub use self::reply::Reply;
 pub use self::stub::StubMinter;
+pub use self::unknowns::Unknowns;
 
 /// Locks a mutex, also after a test panicked while it held the lock.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -51,6 +51,7 @@ impl Account {
         api: Api,
         headers: &HeaderMap,
         body: &[u8],
+        accepts_blank_name: bool,
     ) -> Result<User, Refusal> {
         let bearer = headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes);
         if bearer != Some(format!("Bearer {}", lock(&self.secret)).as_bytes()) {
@@ -92,6 +93,9 @@ impl Account {
         let mut user = User::new(id, email).map_err(reason)?;
         if let (Some(profile), Api::Impersonation) = (body.profile, api) {
             if let Some(name) = profile.name {
+                if !accepts_blank_name && name.trim().is_empty() {
+                    return Err(bad_request("profile.name is blank"));
+                }
                 user = user.try_with_name(name).map_err(reason)?;
             }
             if let Some(url) = profile.avatar_url {

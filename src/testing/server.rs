@@ -1,6 +1,6 @@
 //! The fake's server.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex};
@@ -9,8 +9,9 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CACHE_CONTROL, CONTENT_TYPE,
-    ORIGIN,
+    HOST, ORIGIN,
 };
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -23,11 +24,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use url::{Host, Url};
 
-use super::fake::{AccessDenied, Counts, FakeEmbed, Session};
+use super::fake::{AccessDenied, Counts, Session};
 use super::jwt::{Claims, Key};
 use super::lock;
 use super::reply::Reply;
 use super::rules::{Account, Api, Refusal};
+use super::unknowns::Unknowns;
 use crate::user::User;
 
 /// The life of a token that Released documents.
@@ -50,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) key: Key,
     pub(crate) behaviour: Mutex<Behaviour>,
     pub(crate) users: Mutex<Vec<User>>,
+    /// For each token that was exchanged, by its number: the kinds of elements that did.
+    used: Mutex<HashMap<String, HashSet<String>>>,
     pub(crate) counts: watch::Sender<Counts>,
 }
 
@@ -59,7 +63,7 @@ pub(crate) struct Behaviour {
     pub(crate) token_life: Duration,
     pub(crate) next: VecDeque<Reply>,
     pub(crate) always: Option<Reply>,
-    pub(crate) embed: FakeEmbed,
+    pub(crate) unknowns: Unknowns,
 }
 
 /// Serves until it is aborted. That also closes its connections.
@@ -94,8 +98,8 @@ async fn answer(
         IMPERSONATION_PATH => Api::Impersonation,
         EMAIL_ONLY_PATH => Api::EmailOnly,
         EMBED_PATH => {
-            let embed = lock(&shared.behaviour).embed;
-            return Ok(embed_script(embed));
+            let unknowns = lock(&shared.behaviour).unknowns;
+            return Ok(embed_script(unknowns, &parts.headers));
         }
         SESSION_PATH => return Ok(shared.session(&parts.method, &parts.headers, body).await),
         _ => return Ok(empty(StatusCode::NOT_FOUND)),
@@ -127,9 +131,10 @@ impl Shared {
                 token_life: TOKEN_LIFE,
                 next: VecDeque::new(),
                 always: None,
-                embed: FakeEmbed::default(),
+                unknowns: Unknowns::default(),
             }),
             users: Mutex::default(),
+            used: Mutex::default(),
             counts: watch::Sender::default(),
         }
     }
@@ -149,13 +154,18 @@ impl Shared {
         body: Incoming,
     ) -> Response<Full<Bytes>> {
         let body = read(body).await;
-        let (latency, token_life, scripted) = {
+        let (latency, token_life, unknowns, scripted) = {
             let mut behaviour = lock(&self.behaviour);
             let scripted = behaviour
                 .next
                 .pop_front()
                 .or_else(|| behaviour.always.clone());
-            (behaviour.latency, behaviour.token_life, scripted)
+            (
+                behaviour.latency,
+                behaviour.token_life,
+                behaviour.unknowns,
+                scripted,
+            )
         };
         if !latency.is_zero() {
             tokio::time::sleep(latency).await;
@@ -167,7 +177,9 @@ impl Shared {
             return response;
         }
         let checked = match body {
-            Some(body) => self.account.check(api, headers, &body),
+            Some(body) => self
+                .account
+                .check(api, headers, &body, unknowns.accepts_blank_name),
             None => Err(Refusal {
                 status: StatusCode::PAYLOAD_TOO_LARGE,
                 reason: "the body is too long",
@@ -197,6 +209,9 @@ impl Shared {
         #[derive(Deserialize)]
         struct Exchange {
             token: String,
+            /// The element that exchanges it.
+            #[serde(default)]
+            embed: String,
         }
         let mut response = if method == Method::OPTIONS {
             empty(StatusCode::NO_CONTENT)
@@ -205,8 +220,8 @@ impl Shared {
                 .await
                 .and_then(|body| serde_json::from_slice(&body).ok());
             match exchange {
-                Some(Exchange { token }) if may_embed(headers.get(ORIGIN)) => {
-                    match self.open_session(&token) {
+                Some(Exchange { token, embed }) if may_embed(headers.get(ORIGIN)) => {
+                    match self.open_session(&token, &embed) {
                         Ok(session) => json(StatusCode::OK, &session),
                         Err(denied) => json(
                             StatusCode::FORBIDDEN,
@@ -237,10 +252,12 @@ impl Shared {
         response
     }
 
-    pub(crate) fn open_session(&self, token: &str) -> Result<Session, AccessDenied> {
+    /// Opens a session for the element of this kind. A test has none, and passes an empty text.
+    pub(crate) fn open_session(&self, token: &str, embed: &str) -> Result<Session, AccessDenied> {
         let session = match self.key.verify(token) {
             None => Err(AccessDenied::Signature),
             Some(claims) if claims.exp <= now() => Err(AccessDenied::Expired),
+            Some(claims) if !self.may_use(&claims.jti, embed) => Err(AccessDenied::Used),
             Some(Claims {
                 sub, email, name, ..
             }) => {
@@ -258,6 +275,17 @@ impl Shared {
             Err(_) => counts.denied += 1,
         });
         session
+    }
+
+    /// Notes that an element uses a token. Returns whether it may.
+    fn may_use(&self, token: &str, embed: &str) -> bool {
+        let unknowns = lock(&self.behaviour).unknowns;
+        let mut used = lock(&self.used);
+        let before = used.entry(token.to_owned()).or_default();
+        let is_again = before.contains(embed);
+        let is_shared = before.iter().any(|other| other != embed);
+        before.insert(embed.to_owned());
+        (unknowns.reuses_token || !is_again) && (unknowns.shares_token || !is_shared)
     }
 }
 
@@ -330,14 +358,15 @@ struct ErrorBody<'a> {
     error: &'a str,
 }
 
-fn embed_script(embed: FakeEmbed) -> Response<Full<Bytes>> {
-    const SOURCE: &str = include_str!("embed.js");
-    let source = match embed {
-        FakeEmbed::NoticesToken => Bytes::from_static(SOURCE.as_bytes()),
-        FakeEmbed::ReadsTokenOnConnect => {
-            Bytes::from(SOURCE.replace("NOTICES_TOKEN = true", "NOTICES_TOKEN = false"))
-        }
-    };
+fn embed_script(unknowns: Unknowns, headers: &HeaderMap) -> Response<Full<Bytes>> {
+    // Not by the script's own URL, from which an application may have redirected here.
+    let host = headers.get(HOST).map(HeaderValue::as_bytes);
+    let host = host.and_then(|host| Authority::try_from(host).ok());
+    let server = host.map_or_else(String::new, |host| format!("http://{host}"));
+    let choice = serde_json::to_string(&unknowns).expect("booleans can be written");
+    let source = include_str!("embed.js")
+        .replace("{/* unknowns */}", &choice)
+        .replace("/* server */", &server);
     let mut response = Response::new(Full::from(source));
     let headers = response.headers_mut();
     headers.insert(
@@ -345,7 +374,9 @@ fn embed_script(embed: FakeEmbed) -> Response<Full<Bytes>> {
         HeaderValue::from_static("text/javascript; charset=utf-8"),
     );
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    if unknowns.sends_cors_headers {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    }
     response
 }
 

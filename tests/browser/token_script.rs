@@ -4,12 +4,23 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
-use tower_released::testing::FakeEmbed;
 
 use crate::{Setup, trials};
 
-/// When an embed reads its token. Which kind Released's is, nobody documents.
-const EMBEDS: [FakeEmbed; 2] = [FakeEmbed::NoticesToken, FakeEmbed::ReadsTokenOnConnect];
+/// The kinds of embed: whether it notices a token that is set late. Which kind Released's is, nobody documents.
+const EMBEDS: [Embed; 2] = [
+    Embed {
+        notices_late_token: true,
+    },
+    Embed {
+        notices_late_token: false,
+    },
+];
+
+#[derive(Clone, Copy, Debug)]
+struct Embed {
+    notices_late_token: bool,
+}
 
 const ADA: &str = "Verified as Ada Lovelace";
 const GRACE: &str = "Verified as Grace Hopper";
@@ -42,8 +53,10 @@ pub(crate) fn trials_with_turbo() -> Vec<Trial> {
 
 impl Setup {
     /// Opens a page with this kind of embed in it.
-    async fn open_with(&self, embed: FakeEmbed, path: &str) {
-        self.released.set_embed(embed);
+    async fn open_with(&self, embed: Embed, path: &str) {
+        let Embed { notices_late_token } = embed;
+        self.released
+            .set_unknowns(|unknowns| unknowns.notices_late_token = notices_late_token);
         self.open(path).await;
     }
 
