@@ -33,6 +33,8 @@ mod react;
 mod site;
 #[path = "browser/token_script.rs"]
 mod token_script;
+#[path = "../examples/demo/users.rs"]
+mod users;
 
 use lab::Lab;
 

@@ -9,10 +9,11 @@ use axum::body::Bytes;
 use axum::extract::{Query, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH};
 use axum::http::{Request, Response, StatusCode};
-use axum::response::{Html, IntoResponse};
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use http_body_util::{BodyExt, Full};
+use maud::Markup;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tower::service_fn;
@@ -20,7 +21,8 @@ use tower_released::client::{ConfigError, ReleasedClientBuilder};
 use tower_released::{BoxError, InvalidUser, MintErrorKind, ReleasedClient, User, UserId};
 
 use crate::pages;
-use crate::site::{Portal, USERS};
+use crate::site::Portal;
+use crate::users::ACCOUNTS;
 
 #[derive(Clone)]
 struct Facts {
@@ -36,7 +38,7 @@ pub(crate) fn routes(released: ReleasedClient, portal: Portal) -> Result<Router,
     let emails = env::var("RELEASED_FACTS_EMAILS").unwrap_or_default();
     let (first, second) = emails
         .split_once(',')
-        .unwrap_or((USERS[0].email, USERS[1].email));
+        .unwrap_or((ACCOUNTS[0].email, ACCOUNTS[1].email));
     let facts = Facts {
         nameless: nameless(&portal)?,
         first: person(first.trim(), "First Person")?,
@@ -52,7 +54,7 @@ pub(crate) fn routes(released: ReleasedClient, portal: Portal) -> Result<Router,
 
 /// The report names the two persons, so a stranger's name is made up.
 fn person(email: &str, stranger: &str) -> Result<User, InvalidUser> {
-    let known = USERS.iter().find(|user| user.email == email);
+    let known = ACCOUNTS.iter().find(|user| user.email == email);
     let name = known.map_or(stranger, |user| user.name);
     Ok(User::new(UserId::encode(email), email)?.with_name(name))
 }
@@ -79,7 +81,7 @@ fn nameless(portal: &Portal) -> Result<ReleasedClient, ConfigError> {
     builder.http_service(service).build()
 }
 
-async fn page(State(facts): State<Facts>) -> Html<String> {
+async fn page(State(facts): State<Facts>) -> Markup {
     pages::facts(&facts.portal, &facts.first, &facts.second)
 }
 

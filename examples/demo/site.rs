@@ -3,23 +3,26 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::{Form, Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, COOKIE, SET_COOKIE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
-use axum::{Extension, Router};
+use axum_login::tower_sessions::MemoryStore;
 use serde::Deserialize;
 use tower_released::embed::csp::{self, CspLayer};
 use tower_released::embed::token_script;
 use tower_released::testing::{FakeReleased, Reply};
 use tower_released::{
-    BoxError, MintTiming, ReleasedClient, ReleasedTokenLayer, User, from_extension, token_endpoint,
+    BoxError, InvalidUser, MintTiming, ReleasedClient, ReleasedTokenLayer, User, from_extension,
+    token_endpoint,
 };
 use tracing::info;
 
-use crate::{facts, pages};
+use crate::users::AuthSession;
+use crate::{facts, pages, users};
 
 /// Which portal is shown, and the fake that shows it, if it is one.
 #[derive(Clone)]
@@ -41,16 +44,9 @@ impl Portal {
 }
 
 pub(crate) fn site(client: ReleasedClient, portal: Portal) -> Result<Router, BoxError> {
-    let vouch = |user: &CurrentUser| {
-        User::new(user.id, user.email).map(|vouched| {
-            vouched
-                .with_name(user.name)
-                .with_avatar_url(user.avatar_url)
-        })
-    };
     let layer = ReleasedTokenLayer::new(client.clone(), from_extension(vouch));
 
-    // A policy that allows nothing, into which what an embed needs is merged where there is a token.
+    // A policy that allows nothing, into which the layer merges what an embed needs.
     let mut sources = csp::strict();
     if let Some(fake) = &portal.fake {
         sources = sources.origin(&fake.origin())?;
@@ -62,7 +58,7 @@ pub(crate) fn site(client: ReleasedClient, portal: Portal) -> Result<Router, Box
         .route("/strict", get(pages::strict))
         .route_layer(layer.clone())
         .layer(from_fn(strictest_policy))
-        .layer(CspLayer::new(sources.clone()));
+        .layer(CspLayer::new(sources.clone()).on_every_response());
     // No token is in this one, but its script fetches one.
     let strict_static = Router::new()
         .route("/static-strict", get(pages::cacheable_strict))
@@ -80,106 +76,49 @@ pub(crate) fn site(client: ReleasedClient, portal: Portal) -> Result<Router, Box
         .route("/api/released-token", post(api_token))
         .route_layer(layer.timing(MintTiming::OnExtraction));
 
-    Ok(Router::new()
+    let personal = Router::new()
         .merge(pages)
         .merge(strict)
-        .merge(strict_static)
         .merge(api)
-        // These have no token in them, and so no layer around them.
-        .route("/static", get(pages::cacheable))
         .route("/swap", get(pages::swap))
         .route("/about", get(pages::about))
-        .route("/sign-in", post(sign_in))
+        .layer(from_fn(users::welcome));
+
+    Ok(Router::new()
+        .merge(personal)
+        // These are the same for everybody.
+        .merge(strict_static)
+        .route("/static", get(pages::cacheable))
+        .route("/sign-in", post(users::sign_in))
         .route("/fault", post(fault))
         .route("/released-token.js", get(token_script))
         .route(
             "/demo.css",
-            get(async || asset("text/css", include_str!("assets/demo.css"))),
+            get(async || css(include_str!("assets/demo.css"))),
         )
-        .route(
-            "/demo.js",
-            get(async || asset("text/javascript", include_str!("assets/demo.js"))),
-        )
+        .route("/demo.js", get(async || js(include_str!("assets/demo.js"))))
         .route(
             "/htmx.js",
-            get(async || asset("text/javascript", include_str!("assets/htmx.min.js"))),
+            get(async || js(include_str!("assets/htmx.min.js"))),
         )
         .route(
             "/facts.js",
-            get(async || asset("text/javascript", include_str!("assets/facts.js"))),
+            get(async || js(include_str!("assets/facts.js"))),
         )
         // Outermost, so that the resolver finds who is signed in.
-        .layer(from_fn(authenticate))
+        .layer(users::layer(MemoryStore::default()))
         .with_state(portal.clone())
         .merge(facts::routes(client, portal)?))
 }
 
-/// Who may sign in. A real site has a session store and passwords here.
-#[derive(Clone, Copy)]
-pub(crate) struct CurrentUser {
-    pub(crate) id: &'static str,
-    pub(crate) email: &'static str,
-    pub(crate) name: &'static str,
-    pub(crate) avatar_url: &'static str,
-}
-
-pub(crate) const USERS: &[CurrentUser] = &[
-    CurrentUser {
-        id: "ada",
-        email: "ada@example.com",
-        name: "Ada Lovelace",
-        avatar_url: "https://example.com/avatars/ada.png",
-    },
-    CurrentUser {
-        id: "grace",
-        email: "grace@example.com",
-        name: "Grace Hopper",
-        avatar_url: "https://example.com/avatars/grace.png",
-    },
-    CurrentUser {
-        id: "mallory",
-        email: "mallory@example.com",
-        name: "\"><script>Mallory</script>",
-        avatar_url: "https://example.com/avatars/mallory.png",
-    },
-];
-
-/// Leaves the signed-in user in the request's extensions, as authentication layers do.
-async fn authenticate(mut request: Request, next: Next) -> Response {
-    let cookies = request
-        .headers()
-        .get_all(COOKIE)
-        .iter()
-        .filter_map(|cookies| cookies.to_str().ok());
-    let id = cookies
-        .flat_map(|cookies| cookies.split("; "))
-        .find_map(|cookie| cookie.strip_prefix("demo-user="));
-    // Ada is signed in at first, so that there is something to see.
-    let id = id.unwrap_or("ada");
-    if let Some(user) = USERS.iter().find(|user| user.id == id).copied() {
-        request.extensions_mut().insert(user);
-    }
-    next.run(request).await
-}
-
-#[derive(Deserialize)]
-struct SignIn {
-    user: String,
-}
-
-async fn sign_in(Form(SignIn { user }): Form<SignIn>) -> impl IntoResponse {
-    let id = USERS
-        .iter()
-        .map(|user| user.id)
-        .find(|id| *id == user)
-        .unwrap_or("nobody");
-    (
-        [(
-            SET_COOKIE,
-            format!("demo-user={id}; Path=/; HttpOnly; SameSite=Lax"),
-        )],
-        Redirect::to("/"),
-    )
+/// The user whom axum-login found, if somebody is signed in.
+fn vouch(auth: &AuthSession) -> Option<Result<User, InvalidUser>> {
+    let account = auth.user.as_ref()?;
+    let user = User::new(account.id, account.email);
+    Some(user.map(|user| {
+        user.with_name(account.name)
+            .with_avatar_url(account.avatar_url)
+    }))
 }
 
 #[derive(Deserialize)]
@@ -230,15 +169,14 @@ async fn strictest_policy(mut request: Request, next: Next) -> Response {
     ([("content-security-policy", policy)], response).into_response()
 }
 
-fn asset(kind: &'static str, content: &'static str) -> impl IntoResponse {
-    (
-        [
-            (CONTENT_TYPE, format!("{kind}; charset=utf-8")),
-            (CACHE_CONTROL, "no-cache".to_owned()),
-        ],
-        content,
-    )
+fn css(content: &'static str) -> impl IntoResponse {
+    asset("text/css; charset=utf-8", content)
 }
 
-/// Whoever is signed in, for pages that greet them.
-pub(crate) type SignedIn = Option<Extension<CurrentUser>>;
+fn js(content: &'static str) -> impl IntoResponse {
+    asset("text/javascript; charset=utf-8", content)
+}
+
+fn asset(kind: &'static str, content: &'static str) -> impl IntoResponse {
+    ([(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache")], content)
+}
