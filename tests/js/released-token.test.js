@@ -506,6 +506,24 @@ test("a preview of Turbo's asks for nothing, and the page after it once", async 
   assert.deepEqual([page.tokens(), page.requests.length], [["token-1"], 1]);
 });
 
+test("a permanent element that Turbo keeps from a preview gets its token in the page itself", async () => {
+  const portal = PAGE.replace(">", ' id="portal" data-turbo-permanent>');
+  const page = new Page();
+  const { document } = page;
+  document.documentElement.setAttribute("data-turbo-preview", "");
+  await page.append(portal);
+  assert.equal(page.requests.length, 0);
+  // As Turbo does it: first the preview's mark goes, then the body is replaced, and the permanent element moves into it.
+  document.documentElement.removeAttribute("data-turbo-preview");
+  const [permanent] = page.elements();
+  const body = document.createElement("body");
+  body.innerHTML = portal;
+  document.body.replaceWith(body);
+  page.elements()[0].replaceWith(permanent);
+  await page.pass(600_000);
+  assert.deepEqual([page.tokens(), page.requests.length], [["token-1"], 1]);
+});
+
 test("what was under way when the page went into the back/forward cache is not handed out after it", async () => {
   const ada = held();
   const page = new Page(PAGE, { answers: [ada.answer] });
