@@ -1082,6 +1082,16 @@ withEveryEmbed("after released:reset nobody has the token of the person before",
   assert.deepEqual(page.seen.filter((token) => token !== "the-pages-own"), ["adas", "bobs"]);
 });
 
+test("released:reset removes a fetched token also where the page took the mark away", async () => {
+  const page = new Page(PAGE);
+  await page.settle();
+  const [element] = page.elements();
+  // <released-page data-released-auth={user ? ENDPOINT : undefined} />, and the user signs out.
+  element.removeAttribute("data-released-auth");
+  await page.event(page.document, "released:reset");
+  assert.equal(element.getAttribute("auth-token"), null);
+});
+
 // --- what the page adds ---
 
 test("an application can add headers, with an object or a function, and choose the credentials", async () => {
