@@ -1092,6 +1092,17 @@ test("released:reset removes a fetched token also where the page took the mark a
   assert.equal(element.getAttribute("auth-token"), null);
 });
 
+withEveryEmbed("after released:reset and a 401, the embed shows nobody's portal", async (embed) => {
+  const page = new Page(PAGE, { embed, answers: [{ token: "adas" }, { status: 401 }] });
+  await page.settle();
+  const [element] = page.elements();
+  assert.deepEqual(page.seen, ["adas"]);
+  let shown = "adas";
+  element.read = () => (shown = element.getAttribute("auth-token"));
+  await page.event(page.document, "released:reset");
+  assert.deepEqual([page.tokens(), shown], [[null], null]);
+});
+
 // --- what the page adds ---
 
 test("an application can add headers, with an object or a function, and choose the credentials", async () => {
