@@ -1103,6 +1103,24 @@ withEveryEmbed("after released:reset and a 401, the embed shows nobody's portal"
   assert.deepEqual([page.tokens(), shown], [[null], null]);
 });
 
+for (const [name, happen] of [
+  ["released:reset", (page) => page.event(page.document, "released:reset")],
+  ["the back/forward cache", (page) => page.event(page.window, "pagehide", { persisted: true })],
+]) {
+  test(`what is under way for an element that was moved into a shadow is dropped by ${name}, too`, async () => {
+    const ada = held();
+    const page = new Page(`${PAGE}<div></div>`, { answers: [ada.answer] });
+    await page.settle();
+    const [element] = page.elements();
+    page.document.querySelector("div").attachShadow({ mode: "open" }).append(element);
+    await page.settle();
+    await happen(page);
+    ada.give({ token: "adas", expires_in: 119 });
+    await page.settle();
+    assert.equal(page.seen.includes("adas"), false);
+  });
+}
+
 // --- what the page adds ---
 
 test("an application can add headers, with an object or a function, and choose the credentials", async () => {
