@@ -2,6 +2,8 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import test from "node:test";
+import v8 from "node:v8";
+import vm from "node:vm";
 import { gzipSync } from "node:zlib";
 import { JSDOM } from "jsdom";
 
@@ -1179,6 +1181,28 @@ test("coming back online ends no pause but that of a broken network", async () =
   await page.event(page.window, "online");
   assert.equal(page.requests.length, 1);
 });
+
+for (const isBlocked of [false, true]) {
+  test(`elements that are gone are not kept in memory, where Released's script is ${isBlocked ? "blocked" : "there"}`, async () => {
+    v8.setFlagsFromString("--expose-gc");
+    const collectGarbage = vm.runInNewContext("gc");
+    const page = new Page("", { withElements: !isBlocked });
+    const gone = [];
+    for (let visit = 0; visit < 50; visit++) {
+      await page.append(PAGE);
+      gone.push(new WeakRef(page.elements()[0]));
+      page.document.body.replaceChildren();
+      await page.pass(120_000);
+      page.events.length = 0;
+    }
+    for (let turn = 0; turn < 5; turn++) {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      collectGarbage();
+    }
+    const kept = gone.filter((element) => element.deref()).length;
+    assert.ok(kept < 10, `${kept} of ${gone.length}`);
+  });
+}
 
 test("it is 4 KB at most, compressed", () => {
   const size = gzipSync(SOURCE, { level: 6 }).length;
