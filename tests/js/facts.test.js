@@ -76,3 +76,18 @@ test("a form that loads other things than a page is no proof that it refuses the
   });
   assert.notEqual(answer("two-embeds"), "no");
 });
+
+// With a session, an element need not exchange its token again: it shows the portal at once.
+test("a portal that opens by the session that a token opened is open", async () => {
+  let session = null;
+  const { answer } = await facts((element, load) => {
+    const token = element.getAttribute("auth-token");
+    if (element.loaded) return; // It does not notice a late token.
+    element.loaded = true;
+    if (isGood(token) && !session) load(`${HUB}/exchange`);
+    if (isGood(token)) session = token;
+    load(`${HUB}/${token === "not-a-token" ? "denied" : session ? "portal" : "sign-in"}`);
+  });
+  assert.equal(answer("late-attribute"), "no");
+  assert.notEqual(answer("twice"), "no");
+});
