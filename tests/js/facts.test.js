@@ -91,3 +91,15 @@ test("a portal that opens by the session that a token opened is open", async () 
   assert.equal(answer("late-attribute"), "no");
   assert.notEqual(answer("twice"), "no");
 });
+
+test("the report names no token, no id and no e-mail address, wherever the embed puts them", async () => {
+  const { report } = await facts((element, load) => {
+    const token = element.getAttribute("auth-token");
+    if (!isGood(token)) return load(`${HUB}/sign-in`);
+    element.setAttribute("aria-label", "ada@example.com");
+    element.setAttribute("data-user-id", "user-4711");
+    load(`${HUB}/portal?${token}`);
+    load(`${HUB}/people/ada@example.com/votes`);
+  });
+  assert.doesNotMatch(report, /(first|second)-\d|ada@example\.com|user-4711/);
+});
