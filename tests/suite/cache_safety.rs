@@ -577,3 +577,29 @@ async fn a_prefetch_behind_a_service_worker_is_answered_with_todays_page_and_not
         assert!(!is_conditional, "{timing:?}");
     }
 }
+
+/// As recorded: Unpoly accepts everything, as htmx does, and says who it is.
+#[tokio::test]
+async fn a_page_of_unpoly_with_a_token_loses_its_conditions_like_one_of_htmx_or_turbo() {
+    for library in [
+        [("accept", "*/*"), ("hx-request", "true")],
+        [("accept", "*/*"), ("x-up-version", "3.10.2")],
+    ] {
+        let page = service_fn(async |request: Request<()>| {
+            assert!(request.extensions().get::<AuthToken>().is_some());
+            // A page as it was before the user signed in.
+            let is_known = request.headers().contains_key("if-none-match");
+            Ok::<_, BoxError>(
+                Response::builder()
+                    .status(if is_known { 304 } else { 200 })
+                    .body(())
+                    .unwrap(),
+            )
+        });
+        let headers = [&library[..], &[("if-none-match", "\"1\"")]].concat();
+        let layer = ReleasedTokenLayer::new(StubMinter::new(), by_header());
+        let service = ServiceBuilder::new().layer(layer).service(page);
+        let response = service.oneshot(with("GET", &headers)).await.unwrap();
+        assert_eq!(response.status(), 200, "{library:?}");
+    }
+}
