@@ -442,3 +442,17 @@ async fn two_layers_warn_also_if_the_outer_one_mints_alongside_the_handler() {
     assert_eq!((outer.calls(), inner.calls()), (1, 1), "both minted");
     assert!(log.text().contains("two ReleasedTokenLayers"), "{}", log.text());
 }
+
+#[tokio::test]
+async fn the_warning_of_two_layers_is_one_sentence_without_a_gap() {
+    let (log, _guard) = Log::capture();
+    let page = service_fn(async |_: Request<()>| Ok::<_, BoxError>(Response::new(())));
+    let layer = ReleasedTokenLayer::new(StubMinter::new(), by_header());
+    let service = ServiceBuilder::new()
+        .layer(layer.clone())
+        .layer(layer)
+        .service(page);
+    service.oneshot(request_from_ada(())).await.unwrap();
+    let text = log.text();
+    assert!(text.contains("give each route one layer"), "{text}");
+}
