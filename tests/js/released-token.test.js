@@ -2,6 +2,8 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import test from "node:test";
+import v8 from "node:v8";
+import vm from "node:vm";
 import { gzipSync } from "node:zlib";
 import { JSDOM } from "jsdom";
 
@@ -503,6 +505,24 @@ test("a preview of Turbo's asks for nothing, and the page after it once", async 
   page.document.documentElement.removeAttribute("data-turbo-preview");
   page.document.body.innerHTML = PAGE;
   await page.settle();
+  assert.deepEqual([page.tokens(), page.requests.length], [["token-1"], 1]);
+});
+
+test("a permanent element that Turbo keeps from a preview gets its token in the page itself", async () => {
+  const portal = PAGE.replace(">", ' id="portal" data-turbo-permanent>');
+  const page = new Page();
+  const { document } = page;
+  document.documentElement.setAttribute("data-turbo-preview", "");
+  await page.append(portal);
+  assert.equal(page.requests.length, 0);
+  // As Turbo does it: first the preview's mark goes, then the body is replaced, and the permanent element moves into it.
+  document.documentElement.removeAttribute("data-turbo-preview");
+  const [permanent] = page.elements();
+  const body = document.createElement("body");
+  body.innerHTML = portal;
+  document.body.replaceWith(body);
+  page.elements()[0].replaceWith(permanent);
+  await page.pass(600_000);
   assert.deepEqual([page.tokens(), page.requests.length], [["token-1"], 1]);
 });
 
@@ -1064,6 +1084,45 @@ withEveryEmbed("after released:reset nobody has the token of the person before",
   assert.deepEqual(page.seen.filter((token) => token !== "the-pages-own"), ["adas", "bobs"]);
 });
 
+test("released:reset removes a fetched token also where the page took the mark away", async () => {
+  const page = new Page(PAGE);
+  await page.settle();
+  const [element] = page.elements();
+  // <released-page data-released-auth={user ? ENDPOINT : undefined} />, and the user signs out.
+  element.removeAttribute("data-released-auth");
+  await page.event(page.document, "released:reset");
+  assert.equal(element.getAttribute("auth-token"), null);
+});
+
+withEveryEmbed("after released:reset and a 401, the embed shows nobody's portal", async (embed) => {
+  const page = new Page(PAGE, { embed, answers: [{ token: "adas" }, { status: 401 }] });
+  await page.settle();
+  const [element] = page.elements();
+  assert.deepEqual(page.seen, ["adas"]);
+  let shown = "adas";
+  element.read = () => (shown = element.getAttribute("auth-token"));
+  await page.event(page.document, "released:reset");
+  assert.deepEqual([page.tokens(), shown], [[null], null]);
+});
+
+for (const [name, happen] of [
+  ["released:reset", (page) => page.event(page.document, "released:reset")],
+  ["the back/forward cache", (page) => page.event(page.window, "pagehide", { persisted: true })],
+]) {
+  test(`what is under way for an element that was moved into a shadow is dropped by ${name}, too`, async () => {
+    const ada = held();
+    const page = new Page(`${PAGE}<div></div>`, { answers: [ada.answer] });
+    await page.settle();
+    const [element] = page.elements();
+    page.document.querySelector("div").attachShadow({ mode: "open" }).append(element);
+    await page.settle();
+    await happen(page);
+    ada.give({ token: "adas", expires_in: 119 });
+    await page.settle();
+    assert.equal(page.seen.includes("adas"), false);
+  });
+}
+
 // --- what the page adds ---
 
 test("an application can add headers, with an object or a function, and choose the credentials", async () => {
@@ -1122,6 +1181,28 @@ test("coming back online ends no pause but that of a broken network", async () =
   await page.event(page.window, "online");
   assert.equal(page.requests.length, 1);
 });
+
+for (const isBlocked of [false, true]) {
+  test(`elements that are gone are not kept in memory, where Released's script is ${isBlocked ? "blocked" : "there"}`, async () => {
+    v8.setFlagsFromString("--expose-gc");
+    const collectGarbage = vm.runInNewContext("gc");
+    const page = new Page("", { withElements: !isBlocked });
+    const gone = [];
+    for (let visit = 0; visit < 50; visit++) {
+      await page.append(PAGE);
+      gone.push(new WeakRef(page.elements()[0]));
+      page.document.body.replaceChildren();
+      await page.pass(120_000);
+      page.events.length = 0;
+    }
+    for (let turn = 0; turn < 5; turn++) {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      collectGarbage();
+    }
+    const kept = gone.filter((element) => element.deref()).length;
+    assert.ok(kept < 10, `${kept} of ${gone.length}`);
+  });
+}
 
 test("it is 4 KB at most, compressed", () => {
   const size = gzipSync(SOURCE, { level: 6 }).length;

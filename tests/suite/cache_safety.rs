@@ -548,3 +548,58 @@ async fn a_prefetch_is_answered_with_todays_page_and_not_with_a_304() {
     assert!(!page(CacheControl::NoStore).await);
     assert!(page(CacheControl::Unchanged).await);
 }
+
+/// A service worker that fetches what the browser asked it for leaves of a prefetch what was recorded: `Accept: */*`.
+#[tokio::test]
+async fn a_prefetch_behind_a_service_worker_is_answered_with_todays_page_and_not_with_a_304() {
+    for timing in [
+        MintTiming::BeforeHandler,
+        MintTiming::AlongsideHandler,
+        MintTiming::OnExtraction,
+    ] {
+        let page = service_fn(async |request: Request<()>| {
+            let is_conditional = request.headers().contains_key("if-none-match");
+            Ok::<_, BoxError>(Response::new(is_conditional))
+        });
+        let request = with(
+            "GET",
+            &[
+                PREFETCH,
+                ("accept", "*/*"),
+                ("sec-fetch-mode", "no-cors"),
+                ("sec-fetch-dest", "empty"),
+                ("if-none-match", "\"1\""),
+            ],
+        );
+        let layer = ReleasedTokenLayer::new(StubMinter::new(), by_header()).timing(timing);
+        let service = ServiceBuilder::new().layer(layer).service(page);
+        let is_conditional = service.oneshot(request).await.unwrap().into_body();
+        assert!(!is_conditional, "{timing:?}");
+    }
+}
+
+/// As recorded: Unpoly accepts everything, as htmx does, and says who it is.
+#[tokio::test]
+async fn a_page_of_unpoly_with_a_token_loses_its_conditions_like_one_of_htmx_or_turbo() {
+    for library in [
+        [("accept", "*/*"), ("hx-request", "true")],
+        [("accept", "*/*"), ("x-up-version", "3.10.2")],
+    ] {
+        let page = service_fn(async |request: Request<()>| {
+            assert!(request.extensions().get::<AuthToken>().is_some());
+            // A page as it was before the user signed in.
+            let is_known = request.headers().contains_key("if-none-match");
+            Ok::<_, BoxError>(
+                Response::builder()
+                    .status(if is_known { 304 } else { 200 })
+                    .body(())
+                    .unwrap(),
+            )
+        });
+        let headers = [&library[..], &[("if-none-match", "\"1\"")]].concat();
+        let layer = ReleasedTokenLayer::new(StubMinter::new(), by_header());
+        let service = ServiceBuilder::new().layer(layer).service(page);
+        let response = service.oneshot(with("GET", &headers)).await.unwrap();
+        assert_eq!(response.status(), 200, "{library:?}");
+    }
+}

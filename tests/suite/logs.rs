@@ -424,3 +424,35 @@ async fn two_layers_that_mint_for_one_request_warn_once_unless_the_outer_one_has
         assert_eq!(warned.count(), warnings, "{timing:?}: {text}");
     }
 }
+
+/// Such a pair mints twice for every page, as the documentation of `timing` says.
+#[tokio::test]
+async fn two_layers_warn_also_if_the_outer_one_mints_alongside_the_handler() {
+    let (log, _guard) = Log::capture();
+    let (outer, inner) = (StubMinter::new(), StubMinter::new());
+    let page = service_fn(async |_: Request<()>| Ok::<_, BoxError>(Response::new(())));
+    let service = ServiceBuilder::new()
+        .layer(
+            ReleasedTokenLayer::new(outer.clone(), by_header())
+                .timing(MintTiming::AlongsideHandler),
+        )
+        .layer(ReleasedTokenLayer::new(inner.clone(), by_header()))
+        .service(page);
+    service.oneshot(request_from_ada(())).await.unwrap();
+    assert_eq!((outer.calls(), inner.calls()), (1, 1), "both minted");
+    assert!(log.text().contains("two ReleasedTokenLayers"), "{}", log.text());
+}
+
+#[tokio::test]
+async fn the_warning_of_two_layers_is_one_sentence_without_a_gap() {
+    let (log, _guard) = Log::capture();
+    let page = service_fn(async |_: Request<()>| Ok::<_, BoxError>(Response::new(())));
+    let layer = ReleasedTokenLayer::new(StubMinter::new(), by_header());
+    let service = ServiceBuilder::new()
+        .layer(layer.clone())
+        .layer(layer)
+        .service(page);
+    service.oneshot(request_from_ada(())).await.unwrap();
+    let text = log.text();
+    assert!(text.contains("give each route one layer"), "{text}");
+}
