@@ -9,7 +9,12 @@ use http::{HeaderMap, HeaderValue, Method};
 // The `http` crate has no constants for fetch metadata (https://www.w3.org/TR/fetch-metadata/).
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
-const HX_REQUEST: HeaderName = HeaderName::from_static("hx-request");
+
+/// The headers of libraries whose scripts ask for pages: htmx and Unpoly. Both accept everything.
+static ASKS_FOR_PAGES: [HeaderName; 2] = [
+    HeaderName::from_static("hx-request"),
+    HeaderName::from_static("x-up-version"),
+];
 
 /// The headers with which browsers say that they ask for a document ahead of time: today's, the one of Safari and of
 /// older Chromium, and the one of older Firefox. Turbo's `X-Sec-Purpose` is not one of them: Turbo shows what it
@@ -71,7 +76,7 @@ const ACCEPTED_WITHOUT_A_TOKEN: &[&str] = &["image/", "text/css", "video/", "aud
 /// # Documents ahead of time
 ///
 /// A browser that prefetches or prerenders a document may show it after the token's two minutes, or never. So there is no
-/// token for it. The guide `docs::caching` says how the page gets its token when
+/// token for it. The guide [`caching`](crate::docs::caching) says how the page gets its token when
 /// the user opens it. What the scripts of a prerendered page fetch is selected as usual.
 pub fn can_use_token(parts: &Parts) -> bool {
     let headers = &parts.headers;
@@ -125,8 +130,7 @@ pub(crate) fn is_for_document(method: &Method, headers: &HeaderMap) -> bool {
     }
     match text(headers, &SEC_FETCH_DEST) {
         Some(destination) if destination != "empty" => DOCUMENTS.contains(&destination),
-        // htmx accepts everything, and says who it is.
-        _ => headers.contains_key(HX_REQUEST) || accepts_html(headers),
+        _ => ASKS_FOR_PAGES.iter().any(|name| headers.contains_key(name)) || accepts_html(headers),
     }
 }
 
@@ -161,11 +165,16 @@ pub(crate) fn selects_visit(filter: impl Fn(&Parts) -> bool, ahead: &Parts) -> b
 
 /// Returns whether a browser loads this for a page that it shows, or reports something.
 fn is_file_of_a_page(headers: &HeaderMap) -> bool {
-    text(headers, &SEC_FETCH_DEST)
-        .is_some_and(|destination| CANNOT_USE_A_TOKEN.contains(&destination))
+    is_named_file(headers)
         || text(headers, &SEC_FETCH_MODE).is_some_and(|mode| {
             mode == "websocket" || (mode == "no-cors" && !accepts_html(headers))
         })
+}
+
+/// Returns whether a browser says of what kind a file is, and it is no document.
+pub(crate) fn is_named_file(headers: &HeaderMap) -> bool {
+    text(headers, &SEC_FETCH_DEST)
+        .is_some_and(|destination| CANNOT_USE_A_TOKEN.contains(&destination))
         || text(headers, &ACCEPT).is_some_and(|accept| {
             ACCEPTED_WITHOUT_A_TOKEN
                 .iter()

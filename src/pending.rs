@@ -148,6 +148,15 @@ impl Driver {
         )
     }
 
+    /// Notes that the layer starts the mint with its first poll.
+    pub(crate) fn mark_started(&self) {
+        if let Some(shared) = &self.shared {
+            if let State::Running(running) = &mut *shared.state() {
+                running.is_started = true;
+            }
+        }
+    }
+
     /// Drives the mint, and starts it if it has not started.
     pub(crate) fn start(&self, cx: &mut Context<'_>) -> Poll<Outcome> {
         self.poll(cx, Asker::Starter)

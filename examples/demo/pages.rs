@@ -175,7 +175,7 @@ pub(crate) fn facts(portal: &Portal, first: &User, second: &User) -> Markup {
     let body = html! {
         p.lead { "What does Released do where its documentation says nothing?" }
         p {
-            "Seven experiments run in this browser, against what this demo mints at. They take about a minute, and mint some ten \
+            "Seven experiments run in this browser, against what this demo mints at. They take about a minute, and mint some twelve \
              tokens for " (first) " and " (second) ". With an account of Released, open this page in a private window, or a \
              session that is still open decides."
         }

@@ -96,14 +96,13 @@
       this.next();
     }
 
-    fail(mount, { status, isFinal, signedOut = false }, pause) {
+    fail(mount, { status, isFinal, signedOut }, pause) {
       if (!isStillCurrent(mount)) return;
       mount.errors += status === 500;
       mount.isRefused = isFinal || mount.errors === TRIES;
-      if (mount.isRefused) withdraw(mount.element);
+      if (mount.isRefused) close(mount.element);
       else this.waiting.add(mount);
-      const final = mount.isRefused;
-      tell(mount, "released:error", { status, final, retryIn: final ? null : pause, signedOut });
+      tellError(mount, status, mount.isRefused, pause, signedOut);
     }
 
     // Starts a pause. It is random, so that a thousand browsers do not come back together.
@@ -200,22 +199,42 @@
     element.dispatchEvent(new CustomEvent(type, { bubbles: true, composed: true, detail }));
   }
 
+  function tellError(mount, status, final, pause, signedOut = false) {
+    tell(mount, "released:error", { status, final, retryIn: final ? null : pause, signedOut });
+  }
+
   // Nobody documents whether a connected embed notices a token. So the element is taken out, gets its token, and is put
   // back: as in a page that the server wrote, the embed finds the token when it is connected, and finds it once.
   function deliver(mount, { token, expiresIn }) {
     const { element } = mount;
     if (!isStillCurrent(mount) || !element.isConnected) return;
+    mount.token = token;
+    mount.isServed = true;
+    reconnect(element, () => {
+      element.setAttribute(FETCHED, "");
+      element.setAttribute(TOKEN, token);
+    });
+    if (isCurrent(mount)) tell(mount, "released:token", { expiresIn });
+  }
+
+  // Takes an element out, changes it, and puts it back in its place.
+  function reconnect(element, change) {
     const focused = focusIn(element);
     const place = document.createComment("");
     element.replaceWith(place);
-    mount.token = token;
-    mount.isServed = true;
-    element.setAttribute(FETCHED, "");
-    element.setAttribute(TOKEN, token);
+    change();
     place.replaceWith(element);
     observe(observer.takeRecords(), element);
     focused?.focus({ preventScroll: true });
-    if (isCurrent(mount)) tell(mount, "released:token", { expiresIn });
+  }
+
+  // Takes its token from an embed in the page, whichever kind it is.
+  function close(element) {
+    if (!element.hasAttribute(FETCHED)) return;
+    const mount = mounts.get(element);
+    if (mount) mount.token = null;
+    if (element.isConnected) reconnect(element, () => withdraw(element));
+    else withdraw(element);
   }
 
   // The focused element in an element, also in its shadow.
@@ -247,7 +266,9 @@
     const token = element.getAttribute(TOKEN) || null;
     const claim = [url, ...IDS.map((name) => element.getAttribute(name))].join("\n");
     // A moved embed was connected again, with a token that it may have used already.
-    if (before && url && claim === before.claim && token === before.token && !(isMoved && before.isServed)) return;
+    if (before && url && claim === before.claim && token === before.token && !(isMoved && before.isServed)) {
+      return before.endpoint.next(); // Turbo moves an element out of a preview.
+    }
     if (before) forget(before);
     if (!isHere) withdraw(element);
     if (!url) return;
@@ -260,17 +281,21 @@
     mount({ element, claim, endpoint, token: before ? token : null, errors: 0, isRefused: false, isServed: false });
   }
 
-  async function mount(mount) {
+  function mount(mount) {
     const { element, endpoint } = mount;
     mounts.set(element, mount);
-    // A token is requested when Released's script is there to take it.
-    if (!customElements.get(element.localName)) {
-      const detail = { status: null, final: true, retryIn: null, signedOut: false };
-      const timer = setTimeout(() => isCurrent(mount) && tell(mount, "released:error", detail), DEFINITION);
-      await customElements.whenDefined(element.localName);
+    if (customElements.get(element.localName)) return endpoint.join(mount);
+    // A token is requested when Released's script is there to take it. Until then, nothing here keeps the element.
+    const kept = new WeakRef(mount);
+    const later = (act) => {
+      const mount = kept.deref();
+      if (mount && isCurrent(mount)) act(mount);
+    };
+    const timer = setTimeout(() => later((mount) => tellError(mount, null, true)), DEFINITION);
+    customElements.whenDefined(element.localName).then(() => {
       clearTimeout(timer);
-    }
-    if (isCurrent(mount)) endpoint.join(mount);
+      later((mount) => endpoint.join(mount));
+    });
   }
 
   function forget(mount) {
@@ -300,13 +325,22 @@
   // Asks again for the elements with such a mount.
   function startOver(isMeant) {
     observe(observer.takeRecords());
-    for (const element of elementsIn(document)) {
+    // Elements that wait may have been moved into a shadow.
+    const waiting = [...endpoints.values()].flatMap(({ waiting, flight }) => [...waiting, ...(flight?.mounts ?? [])]);
+    for (const element of new Set([...elementsIn(document), ...waiting.map((mount) => mount.element)])) {
       const mount = mounts.get(element);
       if (!mount || !isMeant(mount)) continue;
       forget(mount);
       look(element);
     }
     for (const endpoint of endpoints.values()) endpoint.forgive();
+  }
+
+  // Somebody signed in or out.
+  function reset() {
+    observe(observer.takeRecords());
+    elementsIn(document).forEach(close);
+    startOver(() => true);
   }
 
   const observer = new MutationObserver((records) => observe(records));
@@ -332,7 +366,7 @@
     if (persisted) startOver(isUnserved);
   });
   // Capturing, it hears the event wherever it is sent to.
-  window.addEventListener("released:reset", () => startOver(() => true), true);
+  window.addEventListener("released:reset", () => reset(), true);
   // Turbo and htmx keep copies of pages. These must not show a token again; htmx's go into the storage of the browser.
   document.addEventListener("turbo:before-render", ({ detail }) => elementsIn(detail.newBody).forEach(withdraw));
   document.addEventListener("htmx:historyItemCreated", ({ detail: { item } }) => {

@@ -12,7 +12,7 @@ use super::cache;
 use super::future::{Drives, ResponseFuture};
 use super::policy::TokenPolicy;
 use super::settings::{CacheControl, MintTiming, Settings};
-use crate::filter::{Skipped, is_ahead_of_time, is_for_document, selects_visit};
+use crate::filter::{Skipped, is_ahead_of_time, is_named_file, selects_visit};
 use crate::pending::{Driver, PendingToken};
 use crate::telemetry::warn;
 use crate::token::AuthToken;
@@ -45,7 +45,8 @@ impl<S, P> ReleasedTokenService<S, P> {
             .swap(true, Ordering::Relaxed)
         {
             warn!(
-                "two ReleasedTokenLayers minted for one request, and the handler gets the inner one's token; give each route one                  layer, or `.timing(MintTiming::OnExtraction)` to the outer one"
+                "two ReleasedTokenLayers minted for one request, and the handler gets the inner one's token; give each route one \
+                 layer, or `.timing(MintTiming::OnExtraction)` to the outer one"
             );
         }
     }
@@ -74,7 +75,7 @@ where
             let is_early = self.settings.cache_control == CacheControl::NoStore
                 && is_ahead_of_time(&parts)
                 && selects_visit(&*self.settings.filter, &parts);
-            if is_early && is_for_document(&parts.method, &parts.headers) {
+            if is_early && !is_named_file(&parts.headers) {
                 cache::make_unconditional(&mut parts.headers);
             }
             let inner = self.inner.call(Request::from_parts(parts, body));
@@ -95,12 +96,16 @@ where
                 let ready = mem::replace(&mut self.inner, clone);
                 ResponseFuture::minting(driver, request, ready, self.policy, settings)
             }
-            MintTiming::AlongsideHandler => ResponseFuture::responding(
-                self.inner.call(request),
-                driver,
-                Drives::FromTheStart,
-                settings,
-            ),
+            MintTiming::AlongsideHandler => {
+                // The future polls the mint first, but calls the handler before that: a layer in there must see it.
+                driver.mark_started();
+                ResponseFuture::responding(
+                    self.inner.call(request),
+                    driver,
+                    Drives::FromTheStart,
+                    settings,
+                )
+            }
             MintTiming::OnExtraction => ResponseFuture::responding(
                 self.inner.call(request),
                 driver,

@@ -32,7 +32,7 @@ async fn every_experiment_sees_the_difference(setup: Setup) {
                 *FACTS[*fact].1(unknowns) = false;
             }
         });
-        setup.open("/facts?quiet=400").await;
+        setup.open("/facts?quiet=300").await;
         // The session that the fake keeps would decide the next case.
         setup.run("sessionStorage.clear()").await;
         setup.click("#run").await;

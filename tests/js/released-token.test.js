@@ -8,7 +8,7 @@ import { gzipSync } from "node:zlib";
 import { JSDOM } from "jsdom";
 
 // As it is served: without comments.
-const SOURCE = readFileSync(new URL("../../src/embed/released-token.js", import.meta.url), "utf8").replace(/^ *\/\/.*\n/gm, "");
+const SOURCE = readFileSync(new URL("../../src/embed/released-token.js", import.meta.url), "utf8").replace(/^ +/gm, "").replace(/^\/\/.*\n/gm, "");
 const ENDPOINT = "/api/released-token";
 const PAGE = `<released-page data-released-auth="${ENDPOINT}"></released-page>`;
 

@@ -440,7 +440,11 @@ async fn two_layers_warn_also_if_the_outer_one_mints_alongside_the_handler() {
         .service(page);
     service.oneshot(request_from_ada(())).await.unwrap();
     assert_eq!((outer.calls(), inner.calls()), (1, 1), "both minted");
-    assert!(log.text().contains("two ReleasedTokenLayers"), "{}", log.text());
+    assert!(
+        log.text().contains("two ReleasedTokenLayers"),
+        "{}",
+        log.text()
+    );
 }
 
 #[tokio::test]

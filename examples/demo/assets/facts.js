@@ -14,12 +14,13 @@
 
   // ---- what can be seen of an element ----
 
-  // Words of a path, with what may be an id, a hash or a token left out.
+  // Plain words of a URL. Anything else may be an id, an address, a hash or a token.
   const pattern = (url) => {
     const { host, pathname, search } = new URL(url, location.href);
-    const path = pathname.replace(/[^/]*\d[^/]{7,}|[^/]{24,}/g, ":id");
-    const names = [...new URLSearchParams(search).keys()].sort().join("&");
-    return `${host}${path}${names && `?${names}`}`;
+    const isWord = (text) => /^([a-z][a-z._-]{0,23}|v?\d)?$/i.test(text);
+    const path = pathname.split("/").map((part) => (isWord(part) ? part : ":id"));
+    const names = [...new URLSearchParams(search).keys()].map((name) => (isWord(name) ? name : ":id"));
+    return `${host}${path.join("/")}${names.length > 0 ? `?${names.sort().join("&")}` : ""}`;
   };
 
   const everythingIn = (root) =>
@@ -29,11 +30,10 @@
 
   const textOf = (element) => within(element).map((inner) => inner.textContent).join(" ");
 
-  const shortAttributes = (element) =>
-    [...element.attributes]
-      .filter(({ name }) => name.startsWith("data-") || name.startsWith("aria-"))
-      .filter(({ value }) => value.length <= 20)
-      .map(({ name, value }) => `attribute ${name}=${value}`);
+  // What an element may say about its state, and not about a person.
+  const STATES = ["data-state", "data-status", "data-view", "aria-busy", "aria-expanded", "aria-hidden"];
+  const statesOf = (element) =>
+    STATES.filter((name) => element.hasAttribute(name)).map((name) => `attribute ${name}=${element.getAttribute(name)}`);
 
   // Mounts elements, waits until nothing more is loaded, and returns what was seen, as a set of lines.
   const watch = async (elements, afterMount = () => {}) => {
@@ -64,7 +64,7 @@
     };
     stage.replaceChildren(...elements);
     await quiet();
-    const before = new Set([...seen, ...elements.flatMap(shortAttributes)]);
+    const before = new Set([...seen, ...elements.flatMap(statesOf)]);
     await afterMount();
     await quiet();
     observer.disconnect();
@@ -73,7 +73,7 @@
       for (const frame of within(element).filter(({ localName }) => localName === "iframe")) {
         if (frame.src) seen.add(`frame ${pattern(frame.src)}`);
       }
-      shortAttributes(element).forEach((line) => seen.add(line));
+      statesOf(element).forEach((line) => seen.add(line));
     }
     return { seen, before, text: elements.map(textOf).join(" ") };
   };
@@ -101,11 +101,17 @@
 
   const minus = (these, ...others) => [...these].filter((line) => !others.some((other) => other.has(line)));
 
-  // The lines that only a good token, or only a bad one, brings about.
-  const lines = { opened: [], denied: [] };
+  // For each kind of element: the lines that only a good token, or only a bad one, brings about.
+  const lines = {};
 
-  const isOpened = (seen) => lines.opened.length > 0 && lines.opened.every((line) => seen.has(line));
-  const isDenied = (seen) => lines.denied.length > 0 && lines.denied.every((line) => seen.has(line));
+  const isDenied = (kind, seen) => lines[kind].denied.length > 0 && lines[kind].denied.every((line) => seen.has(line));
+
+  // All of the lines of a good token, some of them, or none.
+  const opened = (kind, seen) => {
+    const found = lines[kind].opened.filter((line) => seen.has(line)).length;
+    if (found === 0) return lines[kind].opened.length > 0 ? "none" : "unknown";
+    return found === lines[kind].opened.length ? "all" : "some";
+  };
 
   // Asks the person in front of the screen, where a good and a bad token look the same from outside.
   const ask = (question) =>
@@ -124,10 +130,10 @@
       asked.replaceChildren(text, ...buttons);
     });
 
-  const opens = async ({ seen }) => {
-    if (isDenied(seen)) return "no";
-    if (isOpened(seen)) return "yes";
-    return lines.opened.length > 0 ? "no" : ask("is the portal open, without a sign-in?");
+  // Some of the lines: perhaps a session opened the portal without the token, so a person looks.
+  const opens = async (kind, { seen }) => {
+    if (isDenied(kind, seen)) return "no";
+    return { all: "yes", none: "no" }[opened(kind, seen)] ?? ask("is the portal open, without a sign-in?");
   };
 
   // ---- the experiments ----
@@ -144,8 +150,8 @@
       question: "Does an element that is in the page notice an auth-token that is set later?",
       run: async (lateSeen) => {
         // Once more, if a person must look at it.
-        const seen = lines.opened.length > 0 ? lateSeen : await late();
-        return { answer: await opens(seen), ...seen };
+        const seen = ["all", "none"].includes(opened("page", lateSeen.seen)) ? lateSeen : await late();
+        return { answer: await opens("page", seen), ...seen };
       },
     },
     "two-embeds": {
@@ -154,7 +160,7 @@
         const token = await tokenOf("first");
         await watch([element("page", { "auth-token": token })]);
         const both = await watch([element("form", { "auth-token": token })]);
-        return { answer: await opens(both), ...both };
+        return { answer: await opens("form", both), ...both };
       },
     },
     "twice": {
@@ -163,7 +169,7 @@
         const token = await tokenOf("first");
         await watch([element("page", { "auth-token": token })]);
         const again = await watch([element("page", { "auth-token": token })]);
-        return { answer: await opens(again), ...again };
+        return { answer: await opens("page", again), ...again };
       },
     },
     "second-person": {
@@ -198,26 +204,40 @@
     "widget-on-load": {
       question: "Does a widget use its token when it is loaded, and not when it is opened?",
       run: async () => {
-        const trigger = document.createElement("button");
-        trigger.id = "facts-trigger";
-        trigger.textContent = "Open the widget";
-        document.querySelector("#triggers").replaceChildren(trigger);
-        const widget = element("widget", { "auth-token": await tokenOf("first"), trigger: "#facts-trigger" });
-        const seen = await watch([widget], () => trigger.click());
-        if (isOpened(seen.before)) return { answer: "yes", ...seen };
-        if (isOpened(seen.seen)) return { answer: "no", ...seen };
+        const seen = await watch(...withTrigger({ "auth-token": await tokenOf("first") }));
+        if (opened("widget", seen.before) === "all") return { answer: "yes", ...seen };
+        if (opened("widget", seen.seen) === "all") return { answer: "no", ...seen };
         return { answer: await ask("was the widget signed in before you could open it?"), ...seen };
       },
     },
   };
 
+  // A widget is opened, so that what it does then is in its lines, too.
+  const withTrigger = (attributes) => {
+    const trigger = document.createElement("button");
+    trigger.id = "facts-trigger";
+    trigger.textContent = "Open the widget";
+    document.querySelector("#triggers").replaceChildren(trigger);
+    return [[element("widget", { ...attributes, trigger: "#facts-trigger" })], () => trigger.click()];
+  };
+
+  const mounted = (kind, attributes) =>
+    kind === "widget" ? watch(...withTrigger(attributes)) : watch([element(kind, attributes)]);
+
+  // First without a token, then with a bad one: later, a session may open everything.
   const calibrate = async () => {
-    const none = await watch([element("page", {})]);
-    const bad = await watch([element("page", { "auth-token": "not-a-token" })]);
+    const seen = {};
+    for (const kind of ["page", "form", "widget"]) {
+      seen[kind] = { none: await mounted(kind, {}), bad: await mounted(kind, { "auth-token": "not-a-token" }) };
+    }
     const lateSeen = await late();
-    const good = await watch([element("page", { "auth-token": await tokenOf("first") })]);
-    lines.opened = minus(good.seen, none.seen, bad.seen);
-    lines.denied = minus(bad.seen, none.seen, good.seen);
+    for (const [kind, { none, bad }] of Object.entries(seen)) {
+      const good = await mounted(kind, { "auth-token": await tokenOf("first") });
+      lines[kind] = {
+        opened: minus(good.seen, none.seen, bad.seen),
+        denied: minus(bad.seen, none.seen, good.seen),
+      };
+    }
     return lateSeen;
   };
 
@@ -226,8 +246,10 @@
   const report = (answers) =>
     [
       `Released's facts, ${new Date().toISOString().slice(0, 10)}, ${navigator.userAgent}`,
-      `A good token shows as: ${lines.opened.join("; ") || "nothing that differs"}`,
-      `A bad token shows as: ${lines.denied.join("; ") || "nothing that differs"}`,
+      ...Object.entries(lines).flatMap(([kind, { opened, denied }]) => [
+        `A ${kind} with a good token: ${opened.join("; ") || "nothing that differs"}`,
+        `A ${kind} with a bad token: ${denied.join("; ") || "nothing that differs"}`,
+      ]),
       ...Object.entries(answers).map(
         ([id, { question, answer, seen }]) => `- ${id}: ${question} ${answer}\n  saw: ${[...seen].sort().join("; ")}`,
       ),
