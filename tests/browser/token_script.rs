@@ -33,6 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         a_token_for_the_user_before_is_not_handed_out_when_the_page_comes_back,
         a_reset_while_a_token_is_under_way_gives_it_to_nobody,
         an_element_that_is_added_after_an_account_switch_is_the_new_users,
+        after_a_sign_out_and_a_reset_no_embed_shows_the_user_before,
         a_prerendered_page_asks_when_the_user_looks_at_it,
         a_hidden_tab_asks_for_nothing_until_it_is_shown,
         a_token_that_a_frozen_tab_got_too_late_is_not_handed_out,
@@ -249,6 +250,27 @@ async fn an_element_that_is_added_after_an_account_switch_is_the_new_users(setup
             .await;
         assert_eq!(setup.said_by("#other").await, GRACE, "{embed:?}");
         assert_eq!(setup.said_by("main released-page").await, ADA, "{embed:?}");
+    }
+}
+
+async fn after_a_sign_out_and_a_reset_no_embed_shows_the_user_before(setup: Setup) {
+    for embed in EMBEDS {
+        setup.open("/about").await;
+        setup.switch_to("ada").await;
+        setup.open_with(embed, "/lab/a").await;
+        assert_eq!(setup.said_by("released-page").await, ADA, "{embed:?}");
+        setup.switch_to("nobody").await;
+        setup
+            .run(
+                "document.addEventListener('released:error', event => { window.detail = event.detail; });
+                 document.dispatchEvent(new Event('released:reset'));",
+            )
+            .await;
+        setup.eventually("return window.detail?.signedOut").await;
+        let shown = setup
+            .run("return document.querySelector('released-page').shadowRoot.querySelector('[part=state]').textContent")
+            .await;
+        assert!(!shown.to_string().contains("Ada"), "{embed:?}: {shown}");
     }
 }
 
