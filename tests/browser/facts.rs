@@ -2,12 +2,15 @@
 
 use libtest_mimic::Trial;
 use serde_json::json;
-use tower_released::testing::Unknowns;
+use tower_released::testing::{FakeReleased, Reply, Unknowns};
 
 use crate::{Setup, trials};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    trials![every_experiment_sees_the_difference,]
+    trials![
+        every_experiment_sees_the_difference,
+        the_experiment_with_a_blank_name_follows_no_redirect,
+    ]
 }
 
 /// An experiment, and the answer to it in the fake.
@@ -59,4 +62,15 @@ async fn every_experiment_sees_the_difference(setup: Setup) {
         let report = report.as_str().unwrap();
         assert!(!report.contains("eyJ") && !report.contains('@'), "{report}");
     }
+}
+
+/// A redirect would carry the person's address and the account to another server.
+async fn the_experiment_with_a_blank_name_follows_no_redirect(setup: Setup) {
+    let elsewhere = FakeReleased::start().await.unwrap();
+    let redirect = Reply::status(307).header("location", &elsewhere.impersonation_url());
+    setup.released.reply_always(redirect);
+    setup.open("/about").await;
+    let mint = "const [done] = arguments; fetch('/facts/token?person=blank', { method: 'POST' }).then(() => done());";
+    setup.browser.execute_async(mint, vec![]).await.unwrap();
+    assert_eq!(elsewhere.counts().requests, 0);
 }
