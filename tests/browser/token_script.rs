@@ -37,6 +37,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         a_prerendered_page_asks_when_the_user_looks_at_it,
         a_hidden_tab_asks_for_nothing_until_it_is_shown,
         a_token_that_a_frozen_tab_got_too_late_is_not_handed_out,
+        a_widget_of_the_fake_that_waits_for_its_trigger_exchanges_its_token_once,
         every_swap_of_htmx_is_one_request,
         a_page_from_the_history_of_htmx_has_no_used_token,
         a_redirect_to_another_origin_is_told_as_signed_out,
@@ -354,6 +355,31 @@ async fn a_token_that_a_frozen_tab_got_too_late_is_not_handed_out(setup: Setup) 
     assert_eq!(setup.said_by("released-page").await, ADA);
     assert_eq!(setup.released.counts().denied, 0);
     assert_eq!(setup.released.counts().sessions, 1);
+}
+
+async fn a_widget_of_the_fake_that_waits_for_its_trigger_exchanges_its_token_once(setup: Setup) {
+    setup.released.set_unknowns(|unknowns| {
+        unknowns.widget_exchanges_on_load = false;
+        unknowns.reuses_token = false;
+    });
+    setup.open("/lab/empty").await;
+    setup
+        .run(
+            "document.body.insertAdjacentHTML('beforeend', `<button id='open'>Open</button>
+               <released-widget channel-id='c' trigger='#open' data-released-auth='/api/released-token'></released-widget>`);",
+        )
+        .await;
+    setup
+        .eventually("return document.querySelector('released-widget').hasAttribute('auth-token')")
+        .await;
+    setup.click("#open").await;
+    setup
+        .eventually("return ['verified', 'denied'].includes(document.querySelector('released-widget').dataset.state)")
+        .await;
+    let said = "return document.querySelector('released-widget').shadowRoot.querySelector('[part=state]').textContent";
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    assert_eq!(setup.run(said).await, json!(ADA));
+    assert_eq!(setup.released.counts().denied, 0);
 }
 
 async fn every_swap_of_htmx_is_one_request(setup: Setup) {
