@@ -17,7 +17,7 @@ use maud::Markup;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tower::service_fn;
-use tower_released::client::{ConfigError, ReleasedClientBuilder};
+use tower_released::client::ReleasedClientBuilder;
 use tower_released::{BoxError, InvalidUser, MintErrorKind, ReleasedClient, User, UserId};
 
 use crate::pages;
@@ -60,12 +60,15 @@ fn person(email: &str, stranger: &str) -> Result<User, InvalidUser> {
 }
 
 /// A client whose requests get a blank name on their way.
-fn nameless(portal: &Portal) -> Result<ReleasedClient, ConfigError> {
+fn nameless(portal: &Portal) -> Result<ReleasedClient, BoxError> {
     let builder = match &portal.fake {
         Some(fake) => fake.client_builder(),
         None => ReleasedClientBuilder::from_env()?,
     };
-    let http = reqwest::Client::new();
+    // A redirect would carry the person's address elsewhere.
+    let http = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .build()?;
     let service = service_fn(move |request: Request<Full<Bytes>>| {
         let http = http.clone();
         async move {
@@ -78,7 +81,7 @@ fn nameless(portal: &Portal) -> Result<ReleasedClient, ConfigError> {
             Ok::<_, BoxError>(Response::<reqwest::Body>::from(reply))
         }
     });
-    builder.http_service(service).build()
+    Ok(builder.http_service(service).build()?)
 }
 
 async fn page(State(facts): State<Facts>) -> Markup {

@@ -40,6 +40,7 @@
   class ReleasedElement extends HTMLElement {
     static observedAttributes = UNKNOWNS.notices_late_token ? ["auth-token"] : [];
     #token = null;
+    #mount = null;
 
     connectedCallback() {
       if (!this.shadowRoot) {
@@ -64,7 +65,12 @@
     #waitForTrigger() {
       this.#show("closed", "Not opened yet.");
       const trigger = document.querySelector(this.getAttribute("trigger") ?? ":not(*)");
-      trigger?.addEventListener("click", () => this.#verify(), { once: true });
+      this.#mount = new AbortController();
+      trigger?.addEventListener("click", () => this.#verify(), { once: true, signal: this.#mount.signal });
+    }
+
+    disconnectedCallback() {
+      this.#mount?.abort();
     }
 
     attributeChangedCallback(_name, before, token) {

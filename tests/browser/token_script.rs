@@ -377,7 +377,6 @@ async fn a_widget_of_the_fake_that_waits_for_its_trigger_exchanges_its_token_onc
         .eventually("return ['verified', 'denied'].includes(document.querySelector('released-widget').dataset.state)")
         .await;
     let said = "return document.querySelector('released-widget').shadowRoot.querySelector('[part=state]').textContent";
-    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     assert_eq!(setup.run(said).await, json!(ADA));
     assert_eq!(setup.released.counts().denied, 0);
 }
