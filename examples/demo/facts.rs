@@ -35,10 +35,11 @@ struct Facts {
 }
 
 pub(crate) fn routes(released: ReleasedClient, portal: Portal) -> Result<Router, BoxError> {
-    let emails = env::var("RELEASED_FACTS_EMAILS").unwrap_or_default();
+    let emails = env::var("RELEASED_FACTS_EMAILS")
+        .unwrap_or_else(|_| format!("{},{}", ACCOUNTS[0].email, ACCOUNTS[1].email));
     let (first, second) = emails
         .split_once(',')
-        .unwrap_or((ACCOUNTS[0].email, ACCOUNTS[1].email));
+        .ok_or("RELEASED_FACTS_EMAILS must be two addresses with a comma in between")?;
     let facts = Facts {
         nameless: nameless(&portal)?,
         first: person(first.trim(), "First Person")?,

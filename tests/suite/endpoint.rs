@@ -552,3 +552,15 @@ async fn the_simple_call_and_the_service_answer_alike() {
         }
     }
 }
+
+#[test]
+fn an_origin_with_a_password_is_refused_without_showing_it() {
+    let error = TokenEndpoint::new()
+        .allow_origin("https://ada:hunter2@app.example")
+        .unwrap_err();
+    let texts = format!("{error} {error:?}");
+    assert!(
+        texts.contains("app.example") && !texts.contains("hunter2"),
+        "{texts}"
+    );
+}

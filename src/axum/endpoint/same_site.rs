@@ -75,7 +75,9 @@ struct Asked {
 
 impl SameSite {
     pub(crate) fn allow(&mut self, origin: &str) -> Result<(), InvalidOrigin> {
-        let invalid = || InvalidOrigin(origin.to_owned());
+        // Before an `@` is a password, perhaps.
+        let shown = origin.rsplit('@').next().unwrap_or_default();
+        let invalid = || InvalidOrigin(shown.to_owned());
         let url = Url::parse(origin).map_err(|_| invalid())?;
         let is_origin = matches!(url.scheme(), "http" | "https")
             && url.path() == "/"
