@@ -128,7 +128,7 @@ impl<B: Body> Filling<B> {
                 // Files are read on another thread, so that even the smallest is `Pending` at first.
                 Poll::Pending if short.is_some() => return Poll::Pending,
                 Poll::Pending => return Poll::Ready(Found::Possibly),
-                Poll::Ready(frame) => match receive(frame, self.is_changed) {
+                Poll::Ready(frame) => match receive(frame) {
                     // A body of nothing but empty frames must not keep the thread.
                     Received::Data(html) if html.is_empty() => return Poll::Ready(Found::Possibly),
                     Received::Data(html) => page.push(html),
@@ -151,7 +151,10 @@ impl<B: Body> Filling<B> {
                 }
             }
             match self.end.take() {
-                Some(End::Trailers(trailers)) => {
+                Some(End::Trailers(mut trailers)) => {
+                    if self.is_changed {
+                        head::remove_digests(&mut trailers);
+                    }
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                 }
                 Some(End::Error(error)) => return Poll::Ready(Some(Err(error))),
@@ -161,7 +164,7 @@ impl<B: Body> Filling<B> {
                 return Poll::Ready(None);
             };
             let frame = ready!(inner.as_mut().poll_frame(cx));
-            match (receive(frame, self.is_changed), &mut self.page) {
+            match (receive(frame), &mut self.page) {
                 (Received::Data(html), Some(page)) if !html.is_empty() => page.push(html),
                 (Received::Data(html), _) => return Poll::Ready(Some(Ok(Frame::data(html)))),
                 (Received::End(end), _) => self.end(end),
@@ -209,7 +212,7 @@ enum Received<E> {
     End(Option<End<E>>),
 }
 
-fn receive<D: Buf, E>(frame: Option<Result<Frame<D>, E>>, is_changed: bool) -> Received<E> {
+fn receive<D: Buf, E>(frame: Option<Result<Frame<D>, E>>) -> Received<E> {
     let frame = match frame {
         Some(Ok(frame)) => frame.map_data(bytes_of).into_data(),
         Some(Err(error)) => return Received::End(Some(End::Error(error))),
@@ -217,12 +220,7 @@ fn receive<D: Buf, E>(frame: Option<Result<Frame<D>, E>>, is_changed: bool) -> R
     };
     match frame.map_err(Frame::into_trailers) {
         Ok(html) => Received::Data(html),
-        Err(Ok(mut trailers)) => {
-            if is_changed {
-                head::remove_digests(&mut trailers);
-            }
-            Received::End(Some(End::Trailers(trailers)))
-        }
+        Err(Ok(trailers)) => Received::End(Some(End::Trailers(trailers))),
         // A kind of frame that `http-body` does not have yet.
         Err(Err(_)) => Received::Data(Bytes::new()),
     }
