@@ -71,7 +71,7 @@ fuzz_target!(|input: (Vec<u8>, u8)| {
     }
 
     let mut rest = &filled[..];
-    let mut restored = Vec::new();
+    let mut restored: Vec<u8> = Vec::new();
     while let Some(place) = rest.windows(TOKEN.len()).position(|part| part == TOKEN.as_bytes()) {
         let before = rest[..place].to_ascii_lowercase();
         let names: [&[u8]; 3] = [b"<released-page", b"<released-widget", b"<released-form"];

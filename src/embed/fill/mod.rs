@@ -77,9 +77,9 @@
 //!
 //! # Which elements are filled
 //!
-//! All elements without `auth-token` and `data-released-auth`, unless [`channels`](FillLayer::channels) names some. Text
-//! that looks like an element is not changed: in comments, scripts, styles, `<template>`, `<noscript>`, `<textarea>` and
-//! in values of attributes.
+//! All elements without `auth-token` and `data-released-auth`, unless [`channels`](FillLayer::channels) names some.
+//! Elements in `<template>`, `<svg>` and `<math>` are not filled. Text that looks like an element is not changed: in
+//! comments, scripts, styles, `<noscript>`, `<textarea>` and in values of attributes.
 //!
 //! # Without a token
 //!

@@ -24,12 +24,10 @@ const BUFFER: usize = 256;
 static ELEMENTS: LazyLock<[Selector; 3]> =
     LazyLock::new(|| ["released-page", "released-widget", "released-form"].map(selector));
 
-static TEMPLATE: LazyLock<Selector> = LazyLock::new(|| selector("template"));
-
-/// Elements that start another namespace.
-static FOREIGN: LazyLock<[Selector; 2]> = LazyLock::new(|| ["svg", "math"].map(selector));
-
-const HTML: &str = "http://www.w3.org/1999/xhtml";
+/// Elements in which nothing is filled. What is in a template is not in the page. An image or a formula holds no embed,
+/// and that is where browsers and the parser disagree about markup that is not well-formed.
+static CLOSED: LazyLock<[(&str, Selector); 3]> =
+    LazyLock::new(|| ["template", "svg", "math"].map(|name| (name, selector(name))));
 
 /// Attributes of elements that have a token, or get one in the browser.
 const FILLED: [&str; 2] = ["auth-token", "data-released-auth"];
@@ -56,8 +54,8 @@ struct Notes {
     read: usize,
     /// Where a token goes.
     found: Vec<usize>,
-    /// How many templates are open. Only `</template>` closes one (HTML Standard, section 13.2.6.4.22).
-    templates: usize,
+    /// Which of the elements are open in which nothing is filled.
+    open: Vec<&'static str>,
     /// Where another parser has to start, after an element that this one takes for open.
     start_over: Option<usize>,
 }
@@ -93,20 +91,21 @@ impl Scanner {
         Ok(())
     }
 
-    /// Goes on with another parser, which must know of the templates that are open.
+    /// Goes on with another parser, which must know what is open.
     fn start_over(&mut self, place: usize) -> Result<(), RewritingError> {
-        let templates = {
+        let open = {
             let mut notes = lock(&self.notes);
-            let templates = "<template>".repeat(mem::take(&mut notes.templates));
-            let before = mem::replace(&mut self.base, place.wrapping_sub(templates.len()));
+            let open = mem::take(&mut notes.open);
+            let open: String = open.iter().flat_map(|name| ["<", name, ">"]).collect();
+            let before = mem::replace(&mut self.base, place.wrapping_sub(open.len()));
             for found in &mut notes.found {
                 *found = before.wrapping_add(*found).wrapping_sub(self.base);
             }
             notes.read = 0;
-            templates
+            open
         };
         self.parser = Mutex::new(parser(self.encoding, self.ids.as_ref(), &self.notes));
-        self.parser().write(templates.as_bytes())
+        self.parser().write(open.as_bytes())
     }
 
     /// Returns how many bytes of the page were read to their end: no token goes before these that was not found.
@@ -165,7 +164,7 @@ fn parser(
         let (notes, ids) = (Arc::clone(notes), ids.cloned());
         let handler = move |element: &mut Element<'_, '_>| -> HandlerResult {
             let mut notes = lock(&notes);
-            if notes.templates == 0 && is_wanted(element, ids.as_deref()) {
+            if notes.open.is_empty() && is_wanted(element, ids.as_deref()) {
                 let tag = element.start_tag();
                 // After the `<` and the name: there, an attribute is always legal.
                 let place = tag.source_location().bytes().start + 1 + tag.name().len();
@@ -178,34 +177,29 @@ fn parser(
             ElementContentHandlers::default().element(handler),
         ));
     }
-    let notes_of_templates = Arc::clone(notes);
-    let handler = move |element: &mut Element<'_, '_>| -> HandlerResult {
-        let notes = Arc::clone(&notes_of_templates);
-        if element.namespace_uri() == HTML {
-            lock(&notes).templates += 1;
-            element.on_end_tag(Box::new(move |end| {
-                // The end of an element around it does not end a template.
-                if end.name() == "template" {
-                    lock(&notes).templates -= 1;
-                }
-                Ok(())
-            }))?;
-        }
-        Ok(())
-    };
-    settings = settings.append_element_content_handler((
-        Cow::Borrowed(&*TEMPLATE),
-        ElementContentHandlers::default().element(handler),
-    ));
-    for selector in &*FOREIGN {
+    for (name, selector) in &*CLOSED {
         let notes = Arc::clone(notes);
-        // The parser takes `<svg/>` for `<svg>`, and then a script for markup.
         let handler = move |element: &mut Element<'_, '_>| -> HandlerResult {
-            if !element.is_self_closing() {
+            if *name != "template" && element.is_self_closing() {
+                // The parser takes `<svg/>` for `<svg>`, and then a script for markup.
+                lock(&notes).start_over = Some(element.source_location().bytes().end);
+                return Err("an element that is not open".into());
+            }
+            if !element.can_have_content() {
                 return Ok(());
             }
-            lock(&notes).start_over = Some(element.source_location().bytes().end);
-            Err("an element that is not open".into())
+            lock(&notes).open.push(name);
+            let notes = Arc::clone(&notes);
+            element.on_end_tag(Box::new(move |end| {
+                let open = &mut lock(&notes).open;
+                // The end of an element around it does not end a template (HTML Standard, section 13.2.6.4.22).
+                if end.name() == *name {
+                    if let Some(place) = open.iter().rposition(|open| open == name) {
+                        open.remove(place);
+                    }
+                }
+                Ok(())
+            }))
         };
         settings = settings.append_element_content_handler((
             Cow::Borrowed(selector),
@@ -229,8 +223,7 @@ impl OutputSink for Progress {
 }
 
 fn is_wanted(element: &Element<'_, '_>, ids: Option<&[String]>) -> bool {
-    // In another namespace it is no element of Released's.
-    if element.namespace_uri() != HTML || FILLED.iter().any(|name| element.has_attribute(name)) {
+    if FILLED.iter().any(|name| element.has_attribute(name)) {
         return false;
     }
     let Some(ids) = ids else { return true };
@@ -312,6 +305,7 @@ mod tests {
                 "<svg><released-page></svg><released-form>",
                 &["released-form"],
             ),
+            ("<svg><svg><div><noscript><p><released-form>", &[]),
             (
                 "<select><svg></select><script>'<released-page>'</script>",
                 &[],
