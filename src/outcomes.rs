@@ -31,7 +31,7 @@ impl Outcomes {
     pub(crate) fn start(&self) -> Started<'_> {
         Started {
             outcomes: self,
-            has_ended: false,
+            is_wanted: true,
         }
     }
 
@@ -94,12 +94,22 @@ impl Outcomes {
 /// A mint under way.
 pub(crate) struct Started<'a> {
     outcomes: &'a Outcomes,
-    has_ended: bool,
+    /// Whether dropping it cancels something: it has not ended, and somebody wants its token.
+    is_wanted: bool,
 }
 
 impl Started<'_> {
+    /// Waits for somebody who wants the token. If nobody does, there is nothing to count.
+    pub(crate) fn pause(&mut self) {
+        self.is_wanted = false;
+    }
+
+    pub(crate) fn resume(&mut self) {
+        self.is_wanted = true;
+    }
+
     pub(crate) fn end(mut self, outcome: &Outcome) {
-        self.has_ended = true;
+        self.is_wanted = false;
         match outcome {
             Ok(Some(_)) => telemetry::count_page("minted"),
             Ok(None) => {
@@ -116,7 +126,7 @@ impl Started<'_> {
 
 impl Drop for Started<'_> {
     fn drop(&mut self) {
-        if !self.has_ended {
+        if self.is_wanted {
             telemetry::count_page("cancelled");
         }
     }

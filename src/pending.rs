@@ -8,7 +8,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::mem;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
 use tokio::runtime::Handle as Runtime;
@@ -70,21 +70,72 @@ impl PendingToken {
     /// Dropping this future loses nothing: the mint goes on, and the next call gets its result. A future that is polled
     /// once and then neither polled nor dropped does not delay other callers.
     pub async fn get(&self) -> Result<Option<AuthToken>, MintError> {
-        let outcome = poll_fn(|cx| self.shared.poll(cx, Asker::Holder)).await;
-        if matches!(outcome, Ok(Some(_))) {
-            self.shared.holders.fetch_or(TAKEN, Ordering::Release);
-        }
-        outcome
+        poll_fn(|cx| self.poll_get(cx)).await
     }
 }
 
 impl PendingToken {
-    /// Returns whether the mint has started, or has ended.
+    /// Polls [`get`](Self::get).
+    pub(crate) fn poll_get(&self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let outcome = self.shared.poll(cx, Asker::Holder);
+        if matches!(outcome, Poll::Ready(Ok(Some(_)))) {
+            self.shared.holders.fetch_or(TAKEN, Ordering::Release);
+        }
+        outcome
+    }
+
+    /// Waits for the resolver alone, and starts it if it has not started. Nothing is minted for this.
+    #[cfg_attr(not(feature = "fill"), allow(dead_code))]
+    pub(crate) fn poll_visitor(&self, cx: &mut Context<'_>) -> Poll<Visitor> {
+        self.shared.poll_visitor(cx)
+    }
+
+    /// Returns whether somebody asked for the token, or the mint has ended.
     pub(crate) fn has_started(&self) -> bool {
         match &*self.shared.state() {
-            State::Running(running) => running.is_started,
+            State::Running(running) => running.asked_for == AskedFor::Token,
             State::Done(_) => true,
         }
+    }
+}
+
+/// What the resolver says of who visits the page.
+#[cfg_attr(not(feature = "fill"), allow(dead_code))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Visitor {
+    Anonymous,
+    SignedIn,
+    /// The resolver or the mint has failed already: there will be no token.
+    WithoutToken,
+}
+
+impl From<&Outcome> for Visitor {
+    fn from(outcome: &Outcome) -> Self {
+        match outcome {
+            Ok(Some(_)) => Self::SignedIn,
+            Ok(None) => Self::Anonymous,
+            Err(_) => Self::WithoutToken,
+        }
+    }
+}
+
+/// Where a mint waits between the resolver and the minter, until somebody asks for the token itself.
+pub(crate) struct Gate {
+    shared: Weak<Shared>,
+}
+
+impl Gate {
+    /// Waits until the token is wanted. Whoever wants it polls the mint, so this registers no waker.
+    pub(crate) async fn pass(&self) {
+        poll_fn(|_| {
+            let is_open = self.shared.upgrade().is_none_or(|shared| shared.resolve());
+            if is_open {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
     }
 }
 
@@ -124,19 +175,27 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// Creates a promise of what `mint` will return. Nothing happens before it is polled.
-    pub(crate) fn new(mint: Mint) -> (PendingToken, Self) {
-        let running = Running {
-            mint: Some(mint),
-            waiting: Vec::new(),
-            is_awake: true,
-            driver: None,
-            is_started: false,
-            head: Head::Coming,
-        };
-        let shared = Arc::new(Shared {
-            state: Mutex::new(State::Running(running)),
-            holders: AtomicUsize::new(ONE_HOLDER),
+    /// Creates a promise of what the mint will return, which passes the gate after its resolver. Nothing happens before
+    /// it is polled.
+    pub(crate) fn new(mint: impl FnOnce(Gate) -> Mint) -> (PendingToken, Self) {
+        let shared = Arc::new_cyclic(|shared| {
+            let gate = Gate {
+                shared: Weak::clone(shared),
+            };
+            let running = Running {
+                mint: Some(mint(gate)),
+                waiting: Vec::new(),
+                is_awake: true,
+                driver: None,
+                asked_for: AskedFor::Nothing,
+                is_resolved: false,
+                resolver_is_awaited: false,
+                head: Head::Coming,
+            };
+            Shared {
+                state: Mutex::new(State::Running(running)),
+                holders: AtomicUsize::new(ONE_HOLDER),
+            }
         });
         (
             PendingToken {
@@ -152,7 +211,7 @@ impl Driver {
     pub(crate) fn mark_started(&self) {
         if let Some(shared) = &self.shared {
             if let State::Running(running) = &mut *shared.state() {
-                running.is_started = true;
+                running.asked_for = AskedFor::Token;
             }
         }
     }
@@ -206,7 +265,7 @@ fn detach(runtime: &Runtime, shared: Arc<Shared>) {
 
     let task = Task(shared);
     runtime.spawn(async move {
-        let _ = poll_fn(|cx| task.0.poll(cx, Asker::Starter)).await;
+        let _ = poll_fn(|cx| task.0.poll(cx, Asker::Driver)).await;
     });
 }
 
@@ -240,8 +299,22 @@ struct Running {
     is_awake: bool,
     /// The response future's waker, while nobody has started the mint.
     driver: Option<Waker>,
-    is_started: bool,
+    /// The mint is started by the first who asks for anything, and passes its gate for the first who asks for the token.
+    asked_for: AskedFor,
+    /// The resolver returned a user. The mint is at its gate, or past it.
+    is_resolved: bool,
+    /// Somebody waits for the resolver alone.
+    resolver_is_awaited: bool,
     head: Head,
+}
+
+/// What somebody asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AskedFor {
+    Nothing,
+    /// Whether somebody is signed in.
+    Visitor,
+    Token,
 }
 
 /// Where the response's head is, and so who drives the mint.
@@ -258,10 +331,12 @@ enum Head {
 enum Asker {
     /// The application, which starts the mint. Possibly nothing else drives it.
     Holder,
-    /// The layer or the task, which starts the mint and will poll it again.
+    /// The layer, which starts the mint and will poll it again.
     Starter,
-    /// The layer, which waits until the application starts the mint.
+    /// The layer or the task, which drives what the application started, as far as the application wants it.
     Driver,
+    /// Whoever asks only who is signed in, which starts the resolver.
+    Visitor,
 }
 
 impl Shared {
@@ -272,14 +347,24 @@ impl Shared {
                 State::Done(outcome) => return Poll::Ready(outcome.clone()),
                 State::Running(running) => running,
             };
-            if asker == Asker::Driver && !running.is_started {
+            if asker == Asker::Driver && running.asked_for == AskedFor::Nothing {
                 match &mut running.driver {
                     Some(driver) => driver.clone_from(cx.waker()),
                     none => *none = Some(cx.waker().clone()),
                 }
                 return Poll::Pending;
             }
-            running.is_started = true;
+            match asker {
+                Asker::Holder | Asker::Starter if running.asked_for != AskedFor::Token => {
+                    running.asked_for = AskedFor::Token;
+                    // The mint may be at its gate, which wakes nobody.
+                    running.is_awake = true;
+                }
+                Asker::Visitor if running.asked_for == AskedFor::Nothing => {
+                    running.asked_for = AskedFor::Visitor;
+                }
+                _ => {}
+            }
             match &mut running.mint {
                 mint @ Some(_) if mem::take(&mut running.is_awake) => mint.take(),
                 // It has nothing new, or somebody else polls it right now, who wakes all who wait.
@@ -322,7 +407,7 @@ impl Shared {
             if let Some(driver) = running.driver.take() {
                 running.add(&driver);
             }
-            let task = if asker == Asker::Holder {
+            let task = if matches!(asker, Asker::Holder | Asker::Visitor) {
                 running.take_task()
             } else {
                 None
@@ -336,6 +421,42 @@ impl Shared {
             detach(&runtime, Arc::clone(self));
         }
         Poll::Pending
+    }
+
+    fn poll_visitor(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<Visitor> {
+        match &mut *self.state() {
+            State::Done(outcome) => return Poll::Ready(Visitor::from(&*outcome)),
+            State::Running(running) if running.is_resolved => {
+                return Poll::Ready(Visitor::SignedIn);
+            }
+            State::Running(running) => running.resolver_is_awaited = true,
+        }
+        if let Poll::Ready(outcome) = self.poll(cx, Asker::Visitor) {
+            return Poll::Ready(Visitor::from(&outcome));
+        }
+        match &*self.state() {
+            State::Done(outcome) => Poll::Ready(Visitor::from(outcome)),
+            State::Running(running) if running.is_resolved => Poll::Ready(Visitor::SignedIn),
+            State::Running(_) => Poll::Pending,
+        }
+    }
+
+    /// Notes that the resolver returned a user, and tells all who wait for that. Returns whether the mint may go on.
+    fn resolve(&self) -> bool {
+        let (waiting, is_open) = match &mut *self.state() {
+            State::Done(_) => return true,
+            State::Running(running) => {
+                running.is_resolved = true;
+                let waiting = if mem::take(&mut running.resolver_is_awaited) {
+                    mem::take(&mut running.waiting)
+                } else {
+                    Vec::new()
+                };
+                (waiting, running.asked_for == AskedFor::Token)
+            }
+        };
+        waiting.into_iter().for_each(Waker::wake);
+        is_open
     }
 
     /// Ends the layer's part, and returns whether the response may carry the token.
@@ -412,10 +533,16 @@ impl Running {
         }
     }
 
-    /// The runtime for the task that must drive the mint from now on: it is started, and nobody but its holders would.
+    /// The runtime for the task that must drive the mint from now on: it is under way, and nobody but its holders would.
+    /// At its gate it holds nothing, and nobody waits for it.
     fn take_task(&mut self) -> Option<Runtime> {
+        let is_under_way = match self.asked_for {
+            AskedFor::Nothing => false,
+            AskedFor::Visitor => !self.is_resolved,
+            AskedFor::Token => true,
+        };
         match &mut self.head {
-            Head::Left(runtime) if self.is_started => runtime.take(),
+            Head::Left(runtime) if is_under_way => runtime.take(),
             Head::Left(_) | Head::Coming => None,
         }
     }
@@ -463,7 +590,7 @@ mod tests {
     fn a_mint_is_polled_again_only_when_it_was_woken() {
         let polls = Arc::<AtomicUsize>::default();
         let waker = Arc::<Mutex<Option<Waker>>>::default();
-        let (_pending, driver) = Driver::new({
+        let (_pending, driver) = Driver::new(|_| {
             let (polls, waker) = (Arc::clone(&polls), Arc::clone(&waker));
             Box::pin(poll_fn(move |cx| {
                 *waker.lock().expect("nobody panics") = Some(cx.waker().clone());
@@ -499,7 +626,7 @@ mod tests {
     #[test]
     fn debug_does_not_wait_for_a_mint_that_prints_its_own_promise() {
         let promise = Arc::<std::sync::OnceLock<PendingToken>>::default();
-        let (pending, driver) = Driver::new({
+        let (pending, driver) = Driver::new(|_| {
             let promise = Arc::clone(&promise);
             Box::pin(async move {
                 assert!(format!("{promise:?}").contains("PendingToken"));
@@ -566,7 +693,7 @@ mod loom {
     fn nobody_who_waits_is_forgotten() {
         check(|| {
             let gate = Arc::<Gate>::default();
-            let (pending, driver) = Driver::new(gate.mint());
+            let (pending, driver) = Driver::new(|_| gate.mint());
             let other = thread::spawn({
                 let pending = pending.clone();
                 move || block_on(pending.get())
@@ -583,7 +710,7 @@ mod loom {
     fn a_wake_that_comes_during_a_poll_is_not_lost() {
         check(|| {
             let gate = Arc::<Gate>::default();
-            let (_pending, driver) = Driver::new(gate.mint());
+            let (_pending, driver) = Driver::new(|_| gate.mint());
             let opener = thread::spawn(move || gate.open());
             assert!(matches!(
                 block_on(poll_fn(|cx| driver.start(cx))),
@@ -597,7 +724,7 @@ mod loom {
     fn the_layer_goes_on_where_somebody_else_left_the_mint_alone() {
         check(|| {
             let gate = Arc::<Gate>::default();
-            let (pending, driver) = Driver::new(gate.mint());
+            let (pending, driver) = Driver::new(|_| gate.mint());
             let starter = thread::spawn({
                 let pending = pending.clone();
                 move || {
@@ -619,7 +746,7 @@ mod loom {
     #[test]
     fn a_response_whose_token_was_taken_is_never_called_free_of_it() {
         check(|| {
-            let (pending, driver) = Driver::new(Box::pin(async { token() }));
+            let (pending, driver) = Driver::new(|_| Box::pin(async { token() }));
             let renderer = thread::spawn(move || {
                 let token = block_on(pending.get());
                 drop(pending);
@@ -643,7 +770,7 @@ mod loom {
         check(move || {
             let _entered = runtime.enter();
             let gate = Arc::<Gate>::default();
-            let (pending, mut driver) = Driver::new(gate.mint());
+            let (pending, mut driver) = Driver::new(|_| gate.mint());
             let shared = driver.shared.take().expect("it is new");
             let body = thread::spawn({
                 let shared = Arc::clone(&shared);
@@ -664,7 +791,7 @@ mod loom {
     fn the_task_ends_with_the_promises_last_clone() {
         check(|| {
             let gate = Arc::<Gate>::default();
-            let (pending, mut driver) = Driver::new(gate.mint());
+            let (pending, mut driver) = Driver::new(|_| gate.mint());
             let shared = driver.shared.take().expect("it is new");
             let _ = shared.poll(&mut Context::from_waker(Waker::noop()), Asker::Starter);
             assert!(shared.let_head_leave());
@@ -686,7 +813,7 @@ mod loom {
     fn a_mint_that_is_cancelled_during_a_poll_is_dropped_and_everybody_is_told() {
         check(|| {
             let gate = Arc::<Gate>::default();
-            let (pending, driver) = Driver::new(gate.mint());
+            let (pending, driver) = Driver::new(|_| gate.mint());
             let asker = thread::spawn(move || block_on(pending.get()));
             drop(driver);
             assert_eq!(

@@ -34,6 +34,9 @@ mod attributes;
 pub mod csp;
 mod csp_layer;
 mod elements;
+#[cfg(feature = "fill")]
+#[cfg_attr(docsrs, doc(cfg(feature = "fill")))]
+pub mod fill;
 mod origin;
 mod policy;
 mod preconnect;

@@ -109,7 +109,7 @@ fn is_kind(content_type: &HeaderValue, kind: &str) -> bool {
 }
 
 /// Sets `private, no-store`, and removes headers that say otherwise. Returns whether the response was public.
-fn forbid(headers: &mut HeaderMap) -> bool {
+pub(crate) fn forbid(headers: &mut HeaderMap) -> bool {
     // Nothing caches gRPC, and its clients would see the header as metadata.
     if has_grpc_content(headers) {
         return false;

@@ -14,7 +14,7 @@ use crate::error::{MintError, MintErrorKind};
 use crate::filter::can_use_token;
 use crate::minter::Minter;
 use crate::outcomes::Outcomes;
-use crate::pending::Mint;
+use crate::pending::{Gate, Mint};
 use crate::resolver::UserResolver;
 use crate::telemetry::{self, MintSpan};
 use crate::user::InvalidUser;
@@ -61,7 +61,7 @@ impl ReleasedTokenLayer {
         telemetry::describe_pages();
         let outcomes = Arc::<Outcomes>::default();
         let settings = Settings {
-            mint: Arc::new(move |parts| mint(&minter, &resolver, &outcomes, parts)),
+            mint: Arc::new(move |parts, gate| mint(&minter, &resolver, &outcomes, parts, gate)),
             filter: Arc::new(can_use_token),
             timing: MintTiming::default(),
             cache_control: CacheControl::default(),
@@ -187,16 +187,20 @@ fn mint<M: Minter, R: UserResolver>(
     resolver: &R,
     outcomes: &Arc<Outcomes>,
     parts: &Parts,
+    gate: Gate,
 ) -> Mint {
     let user = resolver.resolve(parts);
     let mut minter = minter.clone();
     let outcomes = Arc::clone(outcomes);
     Box::pin(async move {
-        let started = outcomes.start();
+        let mut started = outcomes.start();
         let mint = async {
             let Some(user) = user.await.map_err(|error| resolver_failed(error.into()))? else {
                 return Ok(None);
             };
+            started.pause();
+            gate.pass().await;
+            started.resume();
             poll_fn(|cx| minter.poll_ready(cx))
                 .await
                 .map_err(Into::into)?;

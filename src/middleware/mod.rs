@@ -28,7 +28,7 @@
 //! # drop(site.pages);
 //! ```
 
-mod cache;
+pub(crate) mod cache;
 mod future;
 pub(crate) mod grpc;
 pub(crate) mod layer;

@@ -82,7 +82,7 @@ where
             return ResponseFuture::passing(inner, is_early);
         }
 
-        let (pending, driver) = Driver::new((self.settings.mint)(&parts));
+        let (pending, driver) = Driver::new(|gate| (self.settings.mint)(&parts, gate));
         let outer = parts.extensions.insert(pending);
         if outer.is_some_and(|outer| outer.has_started()) {
             self.warn_of_nesting();

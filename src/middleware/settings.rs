@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use http::request::Parts;
 
-use crate::pending::Mint;
+use crate::pending::{Gate, Mint};
 
 /// Says when the token is minted, relative to the handler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,11 +56,14 @@ pub enum CacheControl {
     Unchanged,
 }
 
+/// Makes the mint of a request, which passes the gate after its resolver.
+pub(crate) type MakeMint = dyn Fn(&Parts, Gate) -> Mint + Send + Sync;
+
 #[derive(Clone)]
 pub(crate) struct Settings {
     /// Makes the mint of a request, from its head to the token. The mint is not started. One closure, so that the layer
     /// has no type parameters for the minter and the resolver.
-    pub(crate) mint: Arc<dyn Fn(&Parts) -> Mint + Send + Sync>,
+    pub(crate) mint: Arc<MakeMint>,
     pub(crate) filter: Arc<dyn Fn(&Parts) -> bool + Send + Sync>,
     pub(crate) timing: MintTiming,
     pub(crate) cache_control: CacheControl,

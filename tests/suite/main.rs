@@ -24,6 +24,7 @@ mod endpoint;
 mod examples;
 mod extractors;
 mod faults;
+mod fill;
 mod filters;
 mod http_service;
 mod leaks;
