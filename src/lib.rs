@@ -119,13 +119,14 @@
 //! | [`middleware`] | the layer's service and future, and cache headers |
 //! | [`endpoint`] | [`token_endpoint`] behind a proxy that changes `Host`, and the types of its replies |
 //! | [`embed`] | Released's elements and script tags, and the Content-Security-Policy in [`embed::csp`] |
+//! | [`embed::fill`] | the token in pages that know nothing of tokens |
 //! | [`testing`] | a fake of Released, and a minter without a network |
 //! | [`docs`] | guides, such as [troubleshooting](docs::troubleshooting) and [operating](docs::operating) |
 //!
 //! # Features
 //!
-//! On by default: `axum`, `client` and `rustls`. Off: `native-tls`, `reqwest`, `metrics`, `maud`, `askama`, `minijinja`
-//! and `testing`. Without any feature there are the layer and the types, for a minter of your own.
+//! On by default: `axum`, `client` and `rustls`. Off: `native-tls`, `reqwest`, `metrics`, `fill`, `maud`, `askama`,
+//! `minijinja` and `testing`. Without any feature there are the layer and the types, for a minter of your own.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]

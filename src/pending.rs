@@ -809,6 +809,52 @@ mod loom {
         });
     }
 
+    /// A mint that passes its gate and ends, and says that it has passed.
+    fn gated(gate: super::Gate, has_passed: &Arc<AtomicBool>) -> Mint {
+        let has_passed = Arc::clone(has_passed);
+        Box::pin(async move {
+            gate.pass().await;
+            has_passed.store(true, Ordering::Release);
+            token()
+        })
+    }
+
+    #[test]
+    fn who_asks_for_the_visitor_alone_is_told_whoever_polls_the_mint_and_starts_none() {
+        check(|| {
+            let has_passed = Arc::new(AtomicBool::new(false));
+            let (pending, driver) = Driver::new(|gate| gated(gate, &has_passed));
+            let asker = thread::spawn({
+                let pending = pending.clone();
+                move || block_on(poll_fn(|cx| pending.poll_visitor(cx)))
+            });
+            let visitor = block_on(poll_fn(|cx| pending.poll_visitor(cx)));
+            let _ = driver.drive(&mut Context::from_waker(Waker::noop()));
+            assert_eq!(visitor, Visitor::SignedIn);
+            assert_eq!(asker.join().expect("no panic"), Visitor::SignedIn);
+            assert!(
+                !has_passed.load(Ordering::Acquire),
+                "it was minted for nobody"
+            );
+            drop(driver);
+        });
+    }
+
+    #[test]
+    fn a_mint_at_its_gate_goes_on_for_the_first_who_wants_the_token() {
+        check(|| {
+            let has_passed = Arc::new(AtomicBool::new(false));
+            let (pending, driver) = Driver::new(|gate| gated(gate, &has_passed));
+            let visitor = thread::spawn({
+                let pending = pending.clone();
+                move || block_on(poll_fn(|cx| pending.poll_visitor(cx)))
+            });
+            assert!(matches!(block_on(pending.get()), Ok(Some(_))));
+            assert_eq!(visitor.join().expect("no panic"), Visitor::SignedIn);
+            assert!(driver.leave());
+        });
+    }
+
     #[test]
     fn a_mint_that_is_cancelled_during_a_poll_is_dropped_and_everybody_is_told() {
         check(|| {

@@ -798,7 +798,7 @@ async fn a_waiting_page_reads_no_more_and_a_reading_one_holds_little() {
             let gate = Arc::clone(&gate);
             async move {
                 gate.notified().await;
-                AuthToken::new("t").map_err(MintError::from)
+                AuthToken::new("t")
             }
         }
     });
@@ -1015,7 +1015,7 @@ async fn an_error_of_the_body_comes_after_what_came_before_it() {
                 assert!(!body.is_end_stream());
                 match body.frame().await.expect("an error comes first") {
                     Ok(frame) => {
-                        sent.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap())
+                        sent.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
                     }
                     Err(error) => break error,
                 }
@@ -1055,10 +1055,10 @@ async fn trailers_pass_on_and_lose_the_digest_of_a_changed_body() {
 #[tokio::test]
 async fn a_page_that_cannot_be_read_on_passes_as_it_came() {
     let (log, _guard) = Log::capture();
-    let long = format!("<released-form a='{}'>", "x".repeat(2 << 20));
+    let long_tag = format!("<released-form a='{}'>", "x".repeat(2 << 20));
     let open = "<li>".repeat(30_000);
     for tail in [
-        long,
+        long_tag,
         open,
         "<select><xmp><a title='<released-form>'></xmp>".to_owned(),
     ] {
@@ -1154,9 +1154,7 @@ async fn two_fill_layers_fill_once() {
 
 #[tokio::test]
 async fn each_user_gets_their_own_token() {
-    let minter = service_fn(|user: User| {
-        ready(AuthToken::new(format!("for-{}", user.id())).map_err(MintError::from))
-    });
+    let minter = service_fn(|user: User| ready(AuthToken::new(format!("for-{}", user.id()))));
     let handler =
         service_fn(async |_: Request<()>| Ok::<_, Infallible>(html(Full::<Bytes>::from(PAGE))));
     let service = ServiceBuilder::new()

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use http::request::Parts;
 use http::{Request, Response};
+use http_body_util::BodyExt;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use tower::ServiceExt;
 use tower_released::client::{SecretFile, SharedSecret};
+use tower_released::embed::fill::FillLayer;
 use tower_released::testing::{FakeReleased, Reply, StubMinter};
 use tower_released::{
     BoxError, InvalidUser, MintError, MintErrorKind, MintTiming, ReleasedClient,
@@ -294,6 +296,38 @@ fn an_operator_can_tell_that_nobody_is_signed_in_from_that_nobody_can_be_vouched
     ] {
         assert_eq!(pages(outcome), Some(count), "{outcome}");
     }
+}
+
+#[test]
+fn a_page_to_fill_without_an_element_requested_no_token() {
+    let numbers = measured(async || {
+        for (html, timing) in [
+            ("<p>", MintTiming::OnExtraction),
+            ("<released-page>", MintTiming::OnExtraction),
+        ] {
+            let handler = tower::service_fn(move |_: Request<()>| {
+                let mut response = Response::new(html.to_owned());
+                let kind = http::HeaderValue::from_static("text/html");
+                response.headers_mut().insert("content-type", kind);
+                ready(Ok::<_, Infallible>(response))
+            });
+            let page = tower::ServiceBuilder::new()
+                .layer(ReleasedTokenLayer::new(StubMinter::new(), by_header()).timing(timing))
+                .layer(FillLayer::new())
+                .service(handler)
+                .oneshot(request_from_ada(()))
+                .await
+                .unwrap();
+            page.into_body().collect().await.unwrap();
+        }
+    });
+    let pages = numbers
+        .iter()
+        .filter(|(name, _)| name.starts_with("released_pages_total"));
+    assert_eq!(
+        pages.collect::<Vec<_>>(),
+        [(&"released_pages_total outcome=minted".to_owned(), &1.0)]
+    );
 }
 
 /// Serves one page from Ada.
