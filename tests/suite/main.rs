@@ -13,6 +13,7 @@ mod support;
 mod admission;
 
 mod behaviours;
+mod by_hand;
 mod cache_safety;
 mod cancellation;
 mod client;
