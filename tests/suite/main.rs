@@ -24,6 +24,7 @@ mod embed;
 mod endpoint;
 mod examples;
 mod extractors;
+mod fake;
 mod faults;
 mod filters;
 mod http_service;
