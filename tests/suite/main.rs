@@ -10,6 +10,7 @@
 
 mod support;
 
+mod accounts;
 mod admission;
 
 mod behaviours;
@@ -19,6 +20,7 @@ mod cancellation;
 mod client;
 mod connections;
 mod dead_pool;
+mod disabled;
 mod driving;
 mod embed;
 mod endpoint;
