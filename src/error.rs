@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tower::BoxError;
 
+use crate::account::WrongAccount;
 use crate::connection::{Cause, ConnectionFailure};
 use crate::resolver::ExtractorRejected;
 use crate::token::InvalidToken;
@@ -144,9 +145,33 @@ pub enum MintErrorKind {
     MalformedResponse,
     /// The minter cannot work as it is configured.
     Config,
+    /// The client is disabled, because it has no credentials. Nothing is sent.
+    Disabled,
+    /// The minter does not serve the user's account. Nothing is sent. The text says why.
+    WrongAccount,
 }
 
 impl MintErrorKind {
+    /// All kinds, for counters that start at zero.
+    #[cfg(feature = "metrics")]
+    pub(crate) const ALL: [Self; 15] = [
+        Self::InvalidUser,
+        Self::Resolver,
+        Self::Unauthorized,
+        Self::Rejected,
+        Self::RateLimited,
+        Self::Overloaded,
+        Self::CircuitOpen,
+        Self::Connect,
+        Self::Timeout,
+        Self::Interrupted,
+        Self::Unavailable,
+        Self::MalformedResponse,
+        Self::Config,
+        Self::Disabled,
+        Self::WrongAccount,
+    ];
+
     /// Returns the kind's name in `snake_case`, for logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -163,6 +188,8 @@ impl MintErrorKind {
             Self::Unavailable => "unavailable",
             Self::MalformedResponse => "malformed_response",
             Self::Config => "config",
+            Self::Disabled => "disabled",
+            Self::WrongAccount => "wrong_account",
         }
     }
 
@@ -181,6 +208,8 @@ impl MintErrorKind {
             Self::Unavailable => "the token API is not available",
             Self::MalformedResponse => "the answer is not a token",
             Self::Config => "the minter cannot work as it is configured",
+            Self::Disabled => "the client is disabled",
+            Self::WrongAccount => "the minter does not serve the user's account",
         }
     }
 
@@ -214,6 +243,10 @@ impl MintErrorKind {
                 "check that the token URL leads to Released and not to a proxy's page"
             }
             Self::Config => "check how the minter is set up",
+            Self::Disabled => {
+                "set RELEASED_ACCOUNT_ID and RELEASED_SHARED_SECRET to mint auth tokens"
+            }
+            Self::WrongAccount => "check the resolver's User::in_account",
         }
     }
 }
@@ -230,10 +263,11 @@ impl fmt::Display for MintError {
         if let Some(status) = self.status {
             write!(f, " ({})", status.as_u16())?;
         }
-        if let Some(own) = self
-            .source()
-            .filter(|source| source.is::<InvalidUser>() || source.is::<ExtractorRejected>())
-        {
+        if let Some(own) = self.source().filter(|source| {
+            source.is::<InvalidUser>()
+                || source.is::<ExtractorRejected>()
+                || source.is::<WrongAccount>()
+        }) {
             // These texts hold no data of the user, and are more precise.
             return write!(f, ": {own}");
         }
@@ -279,6 +313,12 @@ impl Error for MintError {
 impl From<InvalidUser> for MintError {
     fn from(error: InvalidUser) -> Self {
         Self::new(MintErrorKind::InvalidUser).with_source(error)
+    }
+}
+
+impl From<WrongAccount> for MintError {
+    fn from(error: WrongAccount) -> Self {
+        Self::new(MintErrorKind::WrongAccount).with_source(error)
     }
 }
 

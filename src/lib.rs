@@ -131,6 +131,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod account;
 #[cfg(feature = "axum")]
 mod axum;
 #[cfg(feature = "client")]

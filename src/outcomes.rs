@@ -42,8 +42,9 @@ impl Outcomes {
             connection.map(|failure| failure.cause().as_str()),
             connection.map(ConnectionFailure::server),
         );
-        // For mints that fail at once, the circuit logged a warning when it opened.
-        let warns = if error.is_turned_away() {
+        // For mints that fail at once, the circuit logged a warning when it opened. A disabled client said so when it was
+        // created.
+        let warns = if error.is_turned_away() || kind == MintErrorKind::Disabled {
             None
         } else {
             self.may_warn(kind)

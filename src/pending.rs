@@ -1,8 +1,9 @@
 //! The promise of a token, one to a request.
 //!
 //! A mint that was started is always driven to its end: by the response future until the response's head leaves, and
-//! then, while a body still holds the promise, by a task of its own. A mint that is polled once and then never again
-//! would keep what it holds: a place among those in flight, a session's lock, a pooled connection.
+//! then, while a body still holds the promise, by a task of its own. A promise that was made by hand has no response
+//! future, so it gets such a task when it is started. A mint that is polled once and then never again would keep what it
+//! holds: a place among those in flight, a session's lock, a pooled connection.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -57,6 +58,65 @@ pub struct PendingToken {
 }
 
 impl PendingToken {
+    /// Creates a promise of what this future returns, for frameworks that are not built on Tower. Behind a
+    /// [`ReleasedTokenLayer`](crate::ReleasedTokenLayer) you need none: the layer makes its own.
+    ///
+    /// The future returns `Ok(None)` if nobody is signed in. It may first find out who is, and then mint.
+    ///
+    /// # Who drives it
+    ///
+    /// The future is not polled before the first [`get`](Self::get). If it does not end at once, a `tokio` task drives it
+    /// from then on, until it ends or the promise's last clone is dropped. So it goes on while your code does something
+    /// else, and whatever becomes of the first `get`. To start it early, poll `get` once, or spawn a task that calls `get`
+    /// on a clone.
+    ///
+    /// Outside of a `tokio` runtime there is no such task: then await `get` to its end, or drop the promise.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the promise's last clone drops the future, and so cancels the mint. A promise that nobody asks does
+    /// nothing.
+    ///
+    /// # What the layer would do
+    ///
+    /// A future that panics does so in whoever polls it; all others get [`MintErrorKind::Interrupted`].
+    ///
+    /// Nothing is logged or counted, so log the error. Call
+    /// [`forbid_caching`](crate::middleware::forbid_caching) on every response that may carry the token. If you put the
+    /// promise into the extensions of a request, the axum extractors find it.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use http::Response;
+    /// use tower_released::{PendingToken, User, embed, middleware::forbid_caching};
+    /// # #[cfg(feature = "client")]
+    /// # use tower_released::ReleasedClient;
+    ///
+    /// # #[cfg(feature = "client")]
+    /// async fn roadmap(released: ReleasedClient, user: Option<User>) -> Response<String> {
+    ///     let pending = PendingToken::new(async move {
+    ///         let Some(user) = user else { return Ok(None) };
+    ///         released.mint(&user).await.map(Some)
+    ///     });
+    ///     // The mint and the query run at the same time.
+    ///     let (token, report) = tokio::join!(pending.get(), slow_query());
+    ///     let token = token.inspect_err(|error| tracing::warn!("{error}")).ok().flatten();
+    ///     let portal = embed::page("CHANNEL").maybe_token(token.as_ref());
+    ///     let mut response = Response::new(format!("{report}{portal}"));
+    ///     forbid_caching(response.headers_mut());
+    ///     response
+    /// }
+    /// # async fn slow_query() -> String { String::new() }
+    /// ```
+    pub fn new(
+        token: impl Future<Output = Result<Option<AuthToken>, MintError>> + Send + 'static,
+    ) -> Self {
+        Self {
+            shared: Shared::new(|_| Box::pin(token), Head::Absent),
+        }
+    }
+
     /// Waits for the token. Returns `Ok(None)` if nobody is signed in.
     ///
     /// A request mints at most once, however often this is called. The result is kept, even an error.
@@ -178,25 +238,7 @@ impl Driver {
     /// Creates a promise of what the mint will return, which passes the gate after its resolver. Nothing happens before
     /// it is polled.
     pub(crate) fn new(mint: impl FnOnce(Gate) -> Mint) -> (PendingToken, Self) {
-        let shared = Arc::new_cyclic(|shared| {
-            let gate = Gate {
-                shared: Weak::clone(shared),
-            };
-            let running = Running {
-                mint: Some(mint(gate)),
-                waiting: Vec::new(),
-                is_awake: true,
-                driver: None,
-                asked_for: AskedFor::Nothing,
-                is_resolved: false,
-                resolver_is_awaited: false,
-                head: Head::Coming,
-            };
-            Shared {
-                state: Mutex::new(State::Running(running)),
-                holders: AtomicUsize::new(ONE_HOLDER),
-            }
-        });
+        let shared = Shared::new(mint, Head::Coming);
         (
             PendingToken {
                 shared: Arc::clone(&shared),
@@ -324,6 +366,8 @@ enum Head {
     /// It has left. A task in this runtime is to drive the mint once it is started. `None` when there is such a task, or
     /// outside of `tokio`.
     Left(Option<Runtime>),
+    /// There is none: the promise was made by hand. A task in the runtime of the first poll is to drive the mint.
+    Absent,
 }
 
 /// Who polls a mint.
@@ -340,6 +384,29 @@ enum Asker {
 }
 
 impl Shared {
+    /// Creates the state of a promise that one holds.
+    fn new(mint: impl FnOnce(Gate) -> Mint, head: Head) -> Arc<Self> {
+        Arc::new_cyclic(|shared| {
+            let gate = Gate {
+                shared: Weak::clone(shared),
+            };
+            let running = Running {
+                mint: Some(mint(gate)),
+                waiting: Vec::new(),
+                is_awake: true,
+                driver: None,
+                asked_for: AskedFor::Nothing,
+                is_resolved: false,
+                resolver_is_awaited: false,
+                head,
+            };
+            Self {
+                state: Mutex::new(State::Running(running)),
+                holders: AtomicUsize::new(ONE_HOLDER),
+            }
+        })
+    }
+
     fn poll(self: &Arc<Self>, cx: &mut Context<'_>, asker: Asker) -> Poll<Outcome> {
         let mut mint = {
             let mut state = self.state();
@@ -370,6 +437,12 @@ impl Shared {
                 // It has nothing new, or somebody else polls it right now, who wakes all who wait.
                 _ => {
                     running.add(cx.waker());
+                    // It may have been started where there was no runtime.
+                    let task = (asker == Asker::Holder).then(|| running.take_task());
+                    drop(state);
+                    if let Some(runtime) = task.flatten() {
+                        detach(&runtime, Arc::clone(self));
+                    }
                     return Poll::Pending;
                 }
             }
@@ -543,7 +616,15 @@ impl Running {
         };
         match &mut self.head {
             Head::Left(runtime) if is_under_way => runtime.take(),
-            Head::Left(_) | Head::Coming => None,
+            head @ Head::Absent if is_under_way => {
+                let runtime = Runtime::try_current().ok();
+                // Without one, a later poll may be in a runtime.
+                if runtime.is_some() {
+                    *head = Head::Left(None);
+                }
+                runtime
+            }
+            Head::Left(_) | Head::Coming | Head::Absent => None,
         }
     }
 }

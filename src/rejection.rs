@@ -14,7 +14,7 @@ const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Says why a handler that asks for an [`AuthToken`](crate::AuthToken) cannot have one.
 ///
 /// Its texts are sent to the client, so they say nothing of the configuration or of Released. The texts for a missing
-/// layer and for a skipped request name the cure, because they occur during development.
+/// layer, a skipped request and a disabled client say more, because they occur during development.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum AuthTokenRejection {
@@ -35,6 +35,7 @@ impl AuthTokenRejection {
     /// |---|---|
     /// | [`Anonymous`](Self::Anonymous) | 401 |
     /// | [`Mint`](Self::Mint): Released is unreachable or failing, or too many mints are in flight | 503 |
+    /// | [`Mint`](Self::Mint): the client is disabled | 503, without `Retry-After` |
     /// | [`Mint`](Self::Mint): Released is too slow | 504 |
     /// | [`Mint`](Self::Mint): Released's answer is not a token | 502 |
     /// | [`Mint`](Self::Mint): the secret, the account, the user or the resolver is wrong | 500 |
@@ -60,9 +61,11 @@ impl AuthTokenRejection {
         self.to_string()
     }
 
-    /// Returns after how long the client should try again. Only for status 503.
+    /// Returns after how long the client should try again. Only for status 503, and not if the client is disabled: then
+    /// waiting does not help.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
+            Self::Mint(error) if error.kind() == MintErrorKind::Disabled => None,
             Self::Mint(error) if self.status() == StatusCode::SERVICE_UNAVAILABLE => {
                 Some(error.retry_after().unwrap_or(DEFAULT_RETRY_AFTER))
             }
@@ -93,6 +96,10 @@ impl AuthTokenRejection {
             Self::Skipped => {
                 "The filter of the ReleasedTokenLayer skipped this request, so it has no auth token. \
                  Take an `Option` of it in the handler, or include the request with `.mint_when(..)`."
+            }
+            // As above: it occurs during development.
+            Self::Mint(error) if error.kind() == MintErrorKind::Disabled => {
+                "Auth tokens are disabled in this application."
             }
             Self::Mint(error) => match Failure::of(error.kind()) {
                 Failure::Unavailable => "The auth token is not available right now.",
@@ -138,14 +145,16 @@ impl Failure {
             | MintErrorKind::CircuitOpen
             | MintErrorKind::Connect
             | MintErrorKind::Interrupted
-            | MintErrorKind::Unavailable => Self::Unavailable,
+            | MintErrorKind::Unavailable
+            | MintErrorKind::Disabled => Self::Unavailable,
             MintErrorKind::Timeout => Self::DeadlineExceeded,
             MintErrorKind::MalformedResponse => Self::BadGateway,
             MintErrorKind::InvalidUser
             | MintErrorKind::Resolver
             | MintErrorKind::Unauthorized
             | MintErrorKind::Rejected
-            | MintErrorKind::Config => Self::Internal,
+            | MintErrorKind::Config
+            | MintErrorKind::WrongAccount => Self::Internal,
         }
     }
 }

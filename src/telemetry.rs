@@ -8,6 +8,8 @@ use tracing::field::Empty;
 use tracing::{Instrument, Span, debug_span};
 
 use crate::error::MintError;
+#[cfg(feature = "metrics")]
+use crate::error::MintErrorKind;
 
 /// Counts a page that requested a token, by outcome: `minted`, `anonymous`, `cancelled`, or the kind of the error.
 pub(crate) fn count_page(outcome: &'static str) {
@@ -16,14 +18,24 @@ pub(crate) fn count_page(outcome: &'static str) {
     let _ = outcome;
 }
 
-/// Describes the layer's metric to the recorder.
-pub(crate) fn describe_pages() {
+/// Describes the layer's metric to the recorder, and adds 0 for every outcome: a rate of a counter that begins with its
+/// first failure misses that failure.
+pub(crate) fn register_pages() {
     #[cfg(feature = "metrics")]
-    metrics::describe_counter!(
-        "released_pages_total",
-        metrics::Unit::Count,
-        "Requests that asked for a token, by outcome: minted, anonymous, cancelled, or the kind of the error"
-    );
+    {
+        metrics::describe_counter!(
+            "released_pages_total",
+            metrics::Unit::Count,
+            "Requests that asked for a token, by outcome: minted, anonymous, cancelled, or the kind of the error"
+        );
+        let kinds = MintErrorKind::ALL.map(MintErrorKind::as_str);
+        for outcome in ["minted", "anonymous", "cancelled"]
+            .into_iter()
+            .chain(kinds)
+        {
+            metrics::counter!("released_pages_total", "outcome" => outcome).increment(0);
+        }
+    }
 }
 
 /// The value of `otel.status_code` after a failure. OpenTelemetry leaves it unset after a success.

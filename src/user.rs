@@ -47,6 +47,7 @@ const ENCODED_PREFIX: &str = "sha256:";
 pub struct User {
     id: UserId,
     email: String,
+    account: Option<String>,
     name: Option<String>,
     avatar_url: Option<String>,
 }
@@ -88,6 +89,7 @@ impl User {
         Ok(Self {
             id,
             email,
+            account: None,
             name: None,
             avatar_url: None,
         })
@@ -156,6 +158,39 @@ impl User {
         }
         self.avatar_url = Some(url);
         Ok(self)
+    }
+
+    /// Sets the account of Released that vouches for this person, for applications with several accounts. White space
+    /// around the id is removed, as [`ReleasedClient::builder`](crate::ReleasedClient::builder) does.
+    ///
+    /// [`client::by_account`](crate::client::by_account) picks the client of this account. The client of another account
+    /// refuses the user. So it does if the id is empty.
+    ///
+    /// Take the id from your own records, never from the request alone: whoever chooses it chooses whose portals are
+    /// opened.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use tower_released::User;
+    ///
+    /// let ada = User::new("42", "ada@example.com")?;
+    /// assert_eq!(ada.account(), None);
+    /// assert_eq!(ada.in_account("acc_acme").account(), Some("acc_acme"));
+    /// # Ok::<(), tower_released::InvalidUser>(())
+    /// ```
+    pub fn in_account(mut self, id: impl Into<String>) -> Self {
+        let id = id.into();
+        self.account = Some(match id.trim() {
+            trimmed if trimmed.len() == id.len() => id,
+            trimmed => trimmed.to_owned(),
+        });
+        self
+    }
+
+    /// Returns the id of the account of Released that vouches for this person, if it was set.
+    pub fn account(&self) -> Option<&str> {
+        self.account.as_deref()
     }
 
     /// Returns the id in the application's own system.

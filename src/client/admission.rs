@@ -35,7 +35,6 @@ pub(crate) struct Admission {
 impl Admission {
     /// Creates the admission of mints that take no longer than `deadline`.
     pub(crate) fn new(config: CircuitConfig, deadline: Duration) -> Self {
-        metrics::circuit_closed();
         Self {
             deadline,
             users: RandomState::new(),

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use tower::{BoxError, Service};
+use zeroize::Zeroizing;
 
 use super::admission::Admission;
 use super::attempts::Attempts;
@@ -31,6 +32,13 @@ const DEFAULT_DEADLINE: Duration = Duration::from_secs(3);
 
 /// The limit of mints in flight. At a tenth of a second each, it allows more than a thousand pages a second.
 const DEFAULT_MAX_IN_FLIGHT: usize = 128;
+
+/// The variables without which nothing can be minted.
+const CREDENTIALS: [&str; 3] = [
+    "RELEASED_ACCOUNT_ID",
+    "RELEASED_SHARED_SECRET",
+    "RELEASED_SHARED_SECRET_FILE",
+];
 
 /// Builds a [`ReleasedClient`]; see [`ReleasedClient::builder`].
 #[must_use = "a builder does nothing until `build` is called"]
@@ -200,7 +208,7 @@ impl ReleasedClientBuilder {
             Some(transport) => Pools::fixed(transport),
             None => hyper::pools(&endpoint)?,
         };
-        metrics::describe();
+        metrics::register();
         let pipeline = Pipeline {
             deadline: self.deadline,
             admission: Admission::new(self.circuit, self.deadline),
@@ -210,8 +218,24 @@ impl ReleasedClientBuilder {
             exchange: Exchange::new(pools, endpoint, self.api, account_id),
         };
         Ok(ReleasedClient {
-            pipeline: Arc::new(pipeline),
+            pipeline: Some(Arc::new(pipeline)),
         })
+    }
+
+    /// Creates a builder from variables, or returns `None` if no variable has a credential. A token URL is none: it may
+    /// be the same wherever the application runs.
+    pub(crate) fn from_variables_or_none(
+        variable: impl Fn(&str) -> Result<String, VarError>,
+    ) -> Result<Option<Self>, ConfigError> {
+        let is_absent = |name| match variable(name) {
+            // It may be the secret.
+            Ok(value) => Zeroizing::new(value).is_empty(),
+            Err(error) => error == VarError::NotPresent,
+        };
+        if CREDENTIALS.into_iter().all(is_absent) {
+            return Ok(None);
+        }
+        Self::from_variables(variable).map(Some)
     }
 
     /// Creates a builder from variables, with the names that Released's own examples use.
@@ -345,7 +369,42 @@ mod tests {
     fn the_environment_is_enough() {
         let local = ("RELEASED_TOKEN_URL", "http://127.0.0.1:1/token");
         let client = from(&[ACCOUNT, SECRET, local]).expect("a client");
-        assert_eq!(client.pipeline.exchange.endpoint.url().as_str(), local.1);
+        let pipeline = client.pipeline.expect("credentials");
+        assert_eq!(pipeline.exchange.endpoint.url().as_str(), local.1);
+    }
+
+    #[test]
+    fn only_without_any_credential_there_is_no_client() {
+        let or_none = |variables: &[(&str, &str)]| {
+            ReleasedClientBuilder::from_variables_or_none(|wanted| {
+                let found = variables.iter().find(|(name, _)| *name == wanted);
+                found
+                    .map(|(_, value)| (*value).to_owned())
+                    .ok_or(VarError::NotPresent)
+            })
+        };
+        let url = ("RELEASED_TOKEN_URL", "http://127.0.0.1:1/token");
+        let empty = CREDENTIALS.map(|name| (name, ""));
+        for none in [&[][..], &empty, &[url]] {
+            assert!(or_none(none).expect("no error").is_none(), "{none:?}");
+        }
+        assert!(or_none(&[ACCOUNT, SECRET]).expect("no error").is_some());
+        for half in [
+            &[ACCOUNT][..],
+            &[SECRET],
+            &[("RELEASED_SHARED_SECRET_FILE", "/run/secret"), url],
+            &[ACCOUNT, empty[1], empty[2]],
+        ] {
+            let error = or_none(half).expect_err("half of the credentials");
+            assert_eq!(error.kind(), ConfigErrorKind::MissingVariable, "{half:?}");
+        }
+        let garbled = |name: &str| match name {
+            "RELEASED_SHARED_SECRET" => Err(VarError::NotUnicode("".into())),
+            "RELEASED_ACCOUNT_ID" => Ok("acc".to_owned()),
+            _ => Err(VarError::NotPresent),
+        };
+        let error = ReleasedClientBuilder::from_variables_or_none(garbled).expect_err("garbled");
+        assert_eq!(error.kind(), ConfigErrorKind::InvalidVariable);
     }
 
     #[test]

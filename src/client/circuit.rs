@@ -122,7 +122,8 @@ impl State {
     pub(crate) fn admit(&mut self, now: Instant, expires: Instant) -> Result<bool, MintError> {
         self.check_hold(now)?;
         let (reason, left) = match self.circuit_state(now) {
-            CircuitState::Closed => return Ok(false),
+            // A disabled client has no circuit.
+            CircuitState::Closed | CircuitState::Disabled => return Ok(false),
             CircuitState::Open { reason, remaining } => (reason, remaining),
             CircuitState::Probing { reason } => (reason, PROBE_TAKES),
         };
@@ -139,6 +140,7 @@ impl State {
         let kind = match reason {
             CircuitReason::Refused => MintErrorKind::Unauthorized,
             CircuitReason::Failing | CircuitReason::Throttled => MintErrorKind::CircuitOpen,
+            CircuitReason::Disabled => MintErrorKind::Disabled,
         };
         Err(MintError::turned_away(kind, left))
     }

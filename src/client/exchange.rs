@@ -20,6 +20,7 @@ use super::secret::SharedSecret;
 use super::trace::ExchangeSpan;
 use super::transport::hyper;
 use super::wire::{TokenApi, parse_reply, refusal};
+use crate::account::WrongAccount;
 use crate::connection::{Cause, ConnectionFailure};
 use crate::error::{MintError, MintErrorKind};
 use crate::token::AuthToken;
@@ -98,6 +99,14 @@ impl Exchange {
             pool.allowance.earn();
         }
         Ok(token.asked_for_at(asked_at.0, asked_at.1))
+    }
+
+    /// Fails if the user is in another account. A user without an account is in this one.
+    pub(crate) fn check_account(&self, user: &User) -> Result<(), WrongAccount> {
+        match user.account() {
+            Some(account) if account != self.account_id => Err(WrongAccount::Other),
+            _ => Ok(()),
+        }
     }
 
     /// Adds the server to the error of an attempt without an answer. Retires its pool, whose connections may be dead,

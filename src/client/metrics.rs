@@ -9,11 +9,12 @@ use tokio::time::Instant;
 use super::status::CircuitReason;
 use crate::error::MintError;
 
-/// Describes the metrics to the recorder. Every client does so, with the same texts.
-pub(crate) fn describe() {
+/// Describes the metrics to the recorder, and adds 0 to the counters and gauges: a rate of a counter that begins with its
+/// first failure misses that failure. Every client does so, with the same texts.
+pub(crate) fn register() {
     #[cfg(feature = "metrics")]
     {
-        use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+        use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
         describe_histogram!(
             "released_mint_duration_seconds",
@@ -45,6 +46,14 @@ pub(crate) fn describe() {
             Unit::Count,
             "Changes of the shared secret"
         );
+
+        gauge!("released_mints_in_flight").increment(0.0);
+        for reason in CircuitReason::OF_CIRCUIT {
+            gauge!("released_circuit_open", "reason" => reason.as_str()).increment(0.0);
+        }
+        counter!("released_mint_retries_total").increment(0);
+        counter!("released_mint_shed_total").increment(0);
+        counter!("released_secret_changes_total").increment(0);
     }
 }
 
@@ -99,14 +108,6 @@ pub(crate) fn retried() {
 pub(crate) fn shed() {
     #[cfg(feature = "metrics")]
     metrics::counter!("released_mint_shed_total").increment(1);
-}
-
-/// Adds 0 for every reason, so that dashboards show all of them.
-pub(crate) fn circuit_closed() {
-    #[cfg(feature = "metrics")]
-    for reason in CircuitReason::ALL {
-        metrics::gauge!("released_circuit_open", "reason" => reason.as_str()).increment(0.0);
-    }
 }
 
 /// Moves a client from one reason to another. `set` would overwrite the other clients.

@@ -2,6 +2,7 @@
 //!
 //! [`ReleasedClient`] mints. It is also at the crate's root. [`ReleasedClientBuilder`] sets how it mints,
 //! [`SecretSource`] is where it reads the shared secret, and [`Status`] shows its state on a readiness page.
+//! [`by_account`] is for applications with several accounts.
 //!
 //! # Example
 //!
@@ -20,6 +21,7 @@
 mod admission;
 mod attempts;
 mod builder;
+mod by_account;
 mod circuit;
 mod config;
 mod config_error;
@@ -40,6 +42,7 @@ mod transport;
 mod window;
 mod wire;
 
+use std::env;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -48,12 +51,13 @@ use std::task::{Context, Poll};
 use tokio::time::timeout;
 use tower::Service;
 
-use crate::error::MintError;
-use crate::telemetry::MintSpan;
+use crate::error::{MintError, MintErrorKind};
+use crate::telemetry::{MintSpan, info};
 use crate::token::AuthToken;
 use crate::user::User;
 
 pub use self::builder::ReleasedClientBuilder;
+pub use self::by_account::{ByAccount, by_account};
 pub use self::config::{CircuitConfig, RetryConfig};
 pub use self::config_error::{ConfigError, ConfigErrorKind};
 use self::metrics::MintTimer;
@@ -110,7 +114,8 @@ pub mod fuzzing {
 /// ```
 #[derive(Clone)]
 pub struct ReleasedClient {
-    pipeline: Arc<Pipeline>,
+    /// `None` if it is disabled.
+    pipeline: Option<Arc<Pipeline>>,
 }
 
 impl ReleasedClient {
@@ -141,6 +146,77 @@ impl ReleasedClient {
         ReleasedClientBuilder::from_env()?.build()
     }
 
+    /// Creates a client without credentials, for development and tests. Every page is served without a token.
+    ///
+    /// Creating it logs one line, at `info`. A page that gets no token because of it logs nothing above `debug`.
+    ///
+    /// | what | what it does |
+    /// |---|---|
+    /// | a mint | fails at once with [`MintErrorKind::Disabled`], and sends nothing |
+    /// | the layer | still resolves the user, so a resolver that fails is logged as always |
+    /// | `Option<AuthToken>` | `None` |
+    /// | `AuthToken`, [`reject_without_token`](crate::ReleasedTokenLayer::reject_without_token), [`token_endpoint`](crate::token_endpoint) | 503 without `Retry-After`, gRPC `UNAVAILABLE`; 401 if nobody is signed in |
+    /// | [`warm_up`](Self::warm_up) | succeeds, and sends nothing |
+    /// | [`status`](Self::status) | the circuit is [`CircuitState::Disabled`] |
+    /// | metrics | the outcome `disabled` |
+    ///
+    /// Pages that reject a request without a token still reject it: without credentials, nobody can be vouched for.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use tower_released::client::CircuitState;
+    /// use tower_released::{MintErrorKind, ReleasedClient, User};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_released::InvalidUser> {
+    /// let released = ReleasedClient::disabled();
+    /// assert_eq!(released.status().circuit, CircuitState::Disabled);
+    /// let ada = User::new("42", "ada@example.com")?;
+    /// let error = released.mint(&ada).await.unwrap_err();
+    /// assert_eq!(error.kind(), MintErrorKind::Disabled);
+    /// # Ok(()) }
+    /// ```
+    pub fn disabled() -> Self {
+        metrics::register();
+        info!(
+            "the client is disabled; every page is served without an auth token. Set RELEASED_ACCOUNT_ID and \
+             RELEASED_SHARED_SECRET to mint"
+        );
+        Self { pipeline: None }
+    }
+
+    /// Creates a client from environment variables, as [`from_env`](Self::from_env) does, or a
+    /// [`disabled`](Self::disabled) one if none of them has a credential.
+    ///
+    /// It is disabled if `RELEASED_ACCOUNT_ID`, `RELEASED_SHARED_SECRET` and `RELEASED_SHARED_SECRET_FILE` are all unset or
+    /// empty. `RELEASED_TOKEN_URL` is no credential. In production, prefer `from_env`: a server that has lost its
+    /// variables then does not start.
+    ///
+    /// # Errors
+    ///
+    /// Some of the credentials are set, and one is missing or wrong. The error names it.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use tower_released::ReleasedClient;
+    ///
+    /// # fn main() -> Result<(), tower_released::client::ConfigError> {
+    /// let released = if cfg!(debug_assertions) {
+    ///     ReleasedClient::from_env_or_disabled()?
+    /// } else {
+    ///     ReleasedClient::from_env()?
+    /// };
+    /// # Ok(()) }
+    /// ```
+    pub fn from_env_or_disabled() -> Result<Self, ConfigError> {
+        match ReleasedClientBuilder::from_variables_or_none(|name| env::var(name))? {
+            Some(builder) => builder.build(),
+            None => Ok(Self::disabled()),
+        }
+    }
+
     /// Creates a builder of a client for this account. Released shows both values in its settings, under "User
     /// verification".
     ///
@@ -157,7 +233,8 @@ impl ReleasedClient {
     ///
     /// # Errors
     ///
-    /// [`MintError`] says why the mint failed, and what to do.
+    /// [`MintError`] says why the mint failed, and what to do. If the user is [in another
+    /// account](crate::User::in_account), the kind is [`MintErrorKind::WrongAccount`], and nothing is sent.
     ///
     /// # Cancel safety
     ///
@@ -172,7 +249,10 @@ impl ReleasedClient {
     /// Mints within the caller's own span.
     async fn mint_without_span(&self, user: &User) -> Result<AuthToken, MintError> {
         let timer = MintTimer::start();
-        let result = self.pipeline.mint(user).await;
+        let result = match &self.pipeline {
+            Some(pipeline) => pipeline.mint(user).await,
+            None => Err(MintError::new(MintErrorKind::Disabled)),
+        };
         timer.stop(&result);
         result
     }
@@ -201,20 +281,29 @@ impl ReleasedClient {
     /// # assert_eq!(line, "released: ok, 0 mints in flight");
     /// ```
     pub fn status(&self) -> Status {
-        let (circuit, last_success, last_error) = self.pipeline.admission.status();
+        let Some(pipeline) = &self.pipeline else {
+            return Status {
+                circuit: CircuitState::Disabled,
+                mints_in_flight: 0,
+                last_success: None,
+                last_error: None,
+                secret_generation: 0,
+            };
+        };
+        let (circuit, last_success, last_error) = pipeline.admission.status();
         Status {
             circuit,
-            mints_in_flight: self.pipeline.limit.in_flight(),
+            mints_in_flight: pipeline.limit.in_flight(),
             last_success,
             last_error,
-            secret_generation: self.pipeline.secret.generation(),
+            secret_generation: pipeline.secret.generation(),
         }
     }
 
     /// Opens a connection, so that the first mint does not wait for DNS and TLS. Call it before the server takes
     /// traffic.
     ///
-    /// It sends a request without the secret, and accepts any answer.
+    /// It sends a request without the secret, and accepts any answer. A [`disabled`](Self::disabled) client sends nothing.
     ///
     /// # Errors
     ///
@@ -224,9 +313,12 @@ impl ReleasedClient {
     ///
     /// Dropping the future closes the connection.
     pub async fn warm_up(&self) -> Result<(), MintError> {
-        timeout(self.pipeline.deadline, self.pipeline.exchange.warm_up())
+        let Some(pipeline) = &self.pipeline else {
+            return Ok(());
+        };
+        timeout(pipeline.deadline, pipeline.exchange.warm_up())
             .await
-            .unwrap_or_else(|_elapsed| Err(self.pipeline.exchange.timed_out()))
+            .unwrap_or_else(|_elapsed| Err(pipeline.exchange.timed_out()))
     }
 }
 
@@ -249,13 +341,16 @@ impl Service<User> for ReleasedClient {
 
 impl fmt::Debug for ReleasedClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let exchange = &self.pipeline.exchange;
-        f.debug_struct("ReleasedClient")
-            .field("endpoint", &exchange.endpoint.url().as_str())
-            .field("api", &exchange.api)
-            .field("deadline", &self.pipeline.deadline)
-            // Never waits for the lock: a client may be logged from anywhere.
-            .field("circuit", &self.pipeline.admission.try_circuit())
-            .finish_non_exhaustive()
+        let mut debug = f.debug_struct("ReleasedClient");
+        match &self.pipeline {
+            Some(pipeline) => debug
+                .field("endpoint", &pipeline.exchange.endpoint.url().as_str())
+                .field("api", &pipeline.exchange.api)
+                .field("deadline", &pipeline.deadline)
+                // Never waits for the lock: a client may be logged from anywhere.
+                .field("circuit", &pipeline.admission.try_circuit()),
+            None => debug.field("circuit", &Some(CircuitState::Disabled)),
+        };
+        debug.finish_non_exhaustive()
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Pipeline {
 
 impl Pipeline {
     pub(crate) async fn mint(&self, user: &User) -> Result<AuthToken, MintError> {
+        // First: it says nothing about Released, and must not probe or take a place.
+        self.exchange.check_account(user)?;
         let deadline = Instant::now() + self.deadline;
         let mut ticket = self.admit(deadline).await?;
         let mut place = self.limit.try_enter();

@@ -18,7 +18,8 @@ pub struct Status {
     pub last_success: Option<Duration>,
     /// The error of the last mint that was sent and failed. `None` if none has yet.
     pub last_error: Option<LastError>,
-    /// The number of the secret in use: 1 for the first, and one more for each change that a mint has seen.
+    /// The number of the secret in use: 1 for the first, and one more for each change that a mint has seen. 0 if the
+    /// client is disabled.
     pub secret_generation: u64,
 }
 
@@ -42,15 +43,18 @@ pub enum CircuitState {
         /// Why the circuit was open.
         reason: CircuitReason,
     },
+    /// Mints fail at once, because the client is [disabled](super::ReleasedClient::disabled).
+    Disabled,
 }
 
 impl CircuitState {
-    /// Returns the state's name: `closed`, `open` or `probing`.
+    /// Returns the state's name: `closed`, `open`, `probing` or `disabled`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Closed => "closed",
             Self::Open { .. } => "open",
             Self::Probing { .. } => "probing",
+            Self::Disabled => "disabled",
         }
     }
 
@@ -59,6 +63,7 @@ impl CircuitState {
         match self {
             Self::Closed => None,
             Self::Open { reason, .. } | Self::Probing { reason } => Some(reason),
+            Self::Disabled => Some(CircuitReason::Disabled),
         }
     }
 }
@@ -74,18 +79,22 @@ pub enum CircuitReason {
     Throttled,
     /// Released refuses the shared secret. Mints fail with [`MintErrorKind::Unauthorized`].
     Refused,
+    /// The client has no credentials. Mints fail with [`MintErrorKind::Disabled`].
+    Disabled,
 }
 
 impl CircuitReason {
+    /// The reasons for which a circuit opens.
     #[cfg(feature = "metrics")]
-    pub(crate) const ALL: [Self; 3] = [Self::Failing, Self::Throttled, Self::Refused];
+    pub(crate) const OF_CIRCUIT: [Self; 3] = [Self::Failing, Self::Throttled, Self::Refused];
 
-    /// Returns the reason's name, for logs and metrics: `failing`, `throttled` or `refused`.
+    /// Returns the reason's name, for logs and metrics: `failing`, `throttled`, `refused` or `disabled`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Failing => "failing",
             Self::Throttled => "throttled",
             Self::Refused => "refused",
+            Self::Disabled => "disabled",
         }
     }
 }

@@ -108,6 +108,29 @@ fn is_kind(content_type: &HeaderValue, kind: &str) -> bool {
         && (kind.ends_with('/') || matches!(rest.first(), None | Some(b';' | b' ' | b'\t')))
 }
 
+/// Keeps a response out of every cache, as the layer does with a response that may carry a token. For frameworks that are
+/// not built on Tower; see [`PendingToken::new`](crate::PendingToken::new).
+///
+/// Sets `Cache-Control: private, no-store`, and removes `ETag`, `Last-Modified`, `Expires` and the headers that direct
+/// CDNs. Call it last, because it removes only what is there. The headers of a gRPC response are not changed.
+///
+/// # Example
+///
+/// ```
+/// use http::{HeaderMap, HeaderValue, header};
+/// use tower_released::middleware::forbid_caching;
+///
+/// let mut headers = HeaderMap::new();
+/// headers.insert(header::ETAG, HeaderValue::from_static("\"1\""));
+/// headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=60"));
+/// forbid_caching(&mut headers);
+/// assert_eq!(headers[header::CACHE_CONTROL], "private, no-store");
+/// assert!(!headers.contains_key(header::ETAG));
+/// ```
+pub fn forbid_caching(headers: &mut HeaderMap) {
+    forbid(headers);
+}
+
 /// Sets `private, no-store`, and removes headers that say otherwise. Returns whether the response was public.
 pub(crate) fn forbid(headers: &mut HeaderMap) -> bool {
     // Nothing caches gRPC, and its clients would see the header as metadata.

@@ -27,6 +27,24 @@ use crate::user::InvalidUser;
 /// By default the layer never answers in the handler's place: without a user or a token, the request goes on.
 /// [`reject_without_token`](Self::reject_without_token) changes that.
 ///
+/// # Two layers around one handler
+///
+/// Give each route one layer. If two are around one handler, the inner one decides alone:
+///
+/// | the outer filter | the inner filter | mints | the handler gets |
+/// |---|---|---|---|
+/// | selects | selects | two | the inner layer's token |
+/// | selects | skips | the outer one | no token; the outer layer's was removed |
+/// | skips | selects | the inner one | the inner layer's token |
+///
+/// A handler never gets a token that a layer further out minted, because it may be for another user or account. If the
+/// outer layer mints before the handler and the inner one mints, too, a warning is logged, once for each layer. With the
+/// other timings, the layers cannot tell.
+///
+/// So filters that overlap cost a mint and bring nothing. For a part of the routes, use `route_layer` with a clone of the
+/// layer for each part, as in [`timing`](Self::timing). For several accounts, use one layer with
+/// [`client::by_account`](crate::client::by_account).
+///
 /// # Example
 ///
 /// ```
@@ -58,7 +76,7 @@ pub struct ReleasedTokenLayer<P = FailOpen> {
 impl ReleasedTokenLayer {
     /// Creates a layer that mints a token for the user returned by `resolver`, before the handler.
     pub fn new(minter: impl Minter, resolver: impl UserResolver) -> Self {
-        telemetry::describe_pages();
+        telemetry::register_pages();
         let outcomes = Arc::<Outcomes>::default();
         let settings = Settings {
             mint: Arc::new(move |parts, gate| mint(&minter, &resolver, &outcomes, parts, gate)),

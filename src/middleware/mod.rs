@@ -36,7 +36,7 @@ mod policy;
 mod service;
 pub(crate) mod settings;
 
-pub use self::cache::CarriesToken;
+pub use self::cache::{CarriesToken, forbid_caching};
 pub use self::future::ResponseFuture;
 pub use self::policy::{FailClosed, FailOpen};
 pub use self::service::ReleasedTokenService;

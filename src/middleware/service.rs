@@ -45,8 +45,8 @@ impl<S, P> ReleasedTokenService<S, P> {
             .swap(true, Ordering::Relaxed)
         {
             warn!(
-                "two ReleasedTokenLayers minted for one request, and the handler gets the inner one's token; give each route one \
-                 layer, or `.timing(MintTiming::OnExtraction)` to the outer one"
+                "two ReleasedTokenLayers minted for one request, and the handler gets the inner one's token; give each route one layer, \
+                 or `.timing(MintTiming::OnExtraction)` to the outer one; for several accounts, see client::by_account"
             );
         }
     }

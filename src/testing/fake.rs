@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
@@ -10,8 +10,10 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use super::builder::FakeReleasedBuilder;
 use super::lock;
 use super::reply::Reply;
+use super::rules::Account;
 use super::server::{
     Behaviour, EMAIL_ONLY_PATH, EMBED_PATH, IMPERSONATION_PATH, Shared, random_secret, serve,
 };
@@ -33,9 +35,34 @@ use crate::user::User;
 /// - An element exchanges its token as soon as it is in the page, and notices a token that is set later.
 /// - A new secret stops the old one at once.
 /// - Pages of this machine need no HTTPS, and every domain is trusted.
+///
+/// # Several accounts
+///
+/// A handle is for one account: its credentials, its users and its portal. [`add_account`](Self::add_account) returns a
+/// handle for another account of the same server. The counts, the latency and the scripted answers belong to the server.
+/// Its elements do not say of which account they are, so they show tokens of every account.
+///
+/// ```
+/// # #[cfg(feature = "client")]
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use tower_released::testing::{AccessDenied, FakeReleased};
+/// use tower_released::User;
+///
+/// let acme = FakeReleased::builder().account("acc_acme").start().await?;
+/// let globex = acme.add_account("acc_globex", "a secret of its own");
+///
+/// let token = globex.client()?.mint(&User::new("42", "ada@example.com")?).await?;
+/// assert!(globex.open_session(token.as_str()).is_ok());
+/// let denied = acme.open_session(token.as_str());
+/// assert_eq!(denied, Err(AccessDenied::OtherAccount));
+/// # Ok(()) }
+/// # #[cfg(not(feature = "client"))] fn main() {}
+/// ```
 #[derive(Clone)]
 pub struct FakeReleased {
     address: SocketAddr,
+    account: Arc<Account>,
     shared: Arc<Shared>,
     _server: Arc<Server>,
 }
@@ -105,6 +132,8 @@ pub enum AccessDenied {
     InvalidOrigin,
     /// The token was exchanged before, and [`Unknowns`] forbid to do so again.
     Used,
+    /// The token is of another account.
+    OtherAccount,
 }
 
 impl fmt::Display for AccessDenied {
@@ -114,6 +143,7 @@ impl fmt::Display for AccessDenied {
             Self::Expired => "the token has expired",
             Self::InvalidOrigin => "invalid_origin",
             Self::Used => "the token was used before",
+            Self::OtherAccount => "the token is of another account",
         })
     }
 }
@@ -131,32 +161,72 @@ impl FakeReleased {
     ///
     /// Panics outside of a `tokio` runtime with I/O and time.
     pub async fn start() -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        Self::builder().start().await
+    }
+
+    /// Creates a builder of a server whose port, account id or shared secret are given, for example to keep them over a
+    /// restart.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # async fn run() -> std::io::Result<()> {
+    /// use tower_released::testing::FakeReleased;
+    ///
+    /// let released = FakeReleased::builder()
+    ///     .port(4000)
+    ///     .account("acc_dev")
+    ///     .secret("dev-secret")
+    ///     .start()
+    ///     .await?;
+    /// assert_eq!(released.origin(), "http://127.0.0.1:4000");
+    /// # Ok(()) }
+    /// ```
+    pub fn builder() -> FakeReleasedBuilder {
+        FakeReleasedBuilder::new()
+    }
+
+    pub(crate) fn serve_on(
+        listener: TcpListener,
+        account_id: String,
+        secret: String,
+    ) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared::new());
+        let account = Arc::new(Account::new(account_id, secret));
+        let shared = Arc::new(Shared::new(Arc::clone(&account)));
         let server = tokio::spawn(serve(listener, Arc::clone(&shared)));
         Ok(Self {
             address,
+            account,
             shared,
             _server: Arc::new(Server(server)),
         })
     }
 
-    /// Returns the id of its account.
-    pub fn account_id(&self) -> &str {
-        &self.shared.account.id
+    /// Adds an account to the server, and returns a handle for it. If there is one with this id, it gets this secret.
+    pub fn add_account(&self, id: impl Into<String>, secret: impl Into<String>) -> Self {
+        Self {
+            account: self.shared.add_account(id.into(), secret.into()),
+            ..self.clone()
+        }
     }
 
-    /// Returns the shared secret of its account. Every start makes a new one.
+    /// Returns the id of its account.
+    pub fn account_id(&self) -> &str {
+        &self.account.id
+    }
+
+    /// Returns the shared secret of its account. Every start makes a new one, unless the [builder](Self::builder) has
+    /// one.
     pub fn shared_secret(&self) -> String {
-        lock(&self.shared.account.secret).clone()
+        lock(&self.account.secret).clone()
     }
 
     /// Generates and returns a new shared secret. The old one is refused from now on. When Released stops accepting an
     /// old one is not documented.
     pub fn rotate_secret(&self) -> String {
         let rotated = random_secret();
-        lock(&self.shared.account.secret).clone_from(&rotated);
+        lock(&self.account.secret).clone_from(&rotated);
         rotated
     }
 
@@ -263,9 +333,10 @@ impl FakeReleased {
             .map_or_else(|_closed| self.counts(), |counts| *counts)
     }
 
-    /// Returns the users for whom it has minted, in order. The API without ids gives every user the id `email-only`.
+    /// Returns the users for whom its account has minted, in order. The API without ids gives every user the id
+    /// `email-only`.
     pub fn users(&self) -> Vec<User> {
-        lock(&self.shared.users).clone()
+        lock(&self.account.users).clone()
     }
 
     /// Exchanges a token for a session, as the embed does.
@@ -275,10 +346,10 @@ impl FakeReleased {
     ///
     /// # Errors
     ///
-    /// The token was not signed by this fake, or has expired. Then Released's embed probably shows "access denied", as it
+    /// The token was not signed by this fake, has expired, or is of another account. Then Released's embed probably shows "access denied", as it
     /// does for an expired token.
     pub fn open_session(&self, token: &str) -> Result<Session, AccessDenied> {
-        self.shared.open_session(token, "")
+        self.shared.open_session(token, "", Some(&self.account.id))
     }
 
     fn behaviour(&self) -> MutexGuard<'_, Behaviour> {
@@ -290,6 +361,7 @@ impl fmt::Debug for FakeReleased {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FakeReleased")
             .field("address", &self.address)
+            .field("account_id", &self.account.id)
             .field("counts", &self.counts())
             .finish_non_exhaustive()
     }
@@ -309,7 +381,10 @@ mod tests {
         drop(released);
         assert!(TcpStream::connect(clone.address).await.is_ok());
         let address = clone.address;
+        let other = clone.add_account("acc_other", "s3cret");
         drop(clone);
+        assert!(TcpStream::connect(address).await.is_ok());
+        drop(other);
         while TcpStream::connect(address).await.is_ok() {
             tokio::task::yield_now().await;
         }

@@ -18,6 +18,8 @@ pub(crate) struct Claims {
     /// Seconds since 1970.
     pub(crate) exp: u64,
     pub(crate) jti: String,
+    /// The id of the account.
+    pub(crate) iss: String,
 }
 
 /// The key of one fake.
@@ -65,6 +67,7 @@ mod tests {
             iat: 1,
             exp: 2,
             jti: "j".into(),
+            iss: "acc".into(),
         };
         let token = Key::new(b"one").sign(&claims);
         assert_eq!(Key::new(b"one").verify(&token).expect("its own").sub, "u1");

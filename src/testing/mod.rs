@@ -5,10 +5,8 @@
 //! | [`FakeReleased`] | an HTTP server on loopback that enforces Released's documented rules | tests of the client, of embeds and of outages |
 //! | [`StubMinter`] | a minter without a network | tests of your pages |
 //!
-//! Give [`FakeReleased::client`] to the layer. To configure an application from outside, set `RELEASED_TOKEN_URL`,
-//! `RELEASED_ACCOUNT_ID` and `RELEASED_SHARED_SECRET` to the fake's `impersonation_url()`, `account_id()` and
-//! `shared_secret()`. For an outage, call `set_latency(..)` or `reply_always(Reply::status(503))`, and then
-//! `recover()`.
+//! Give [`FakeReleased::client`] to the layer. For an outage, call `set_latency(..)` or `reply_always(Reply::status(503))`,
+//! and then `recover()`.
 //!
 //! # Example
 //!
@@ -39,9 +37,51 @@
 //! # Ok(()) }
 //! # #[cfg(not(all(feature = "axum", feature = "client")))] fn main() {}
 //! ```
+//!
+//! # Your own application against the fake
+//!
+//! Save this as `examples/fake.rs` of your application, with the feature `testing` in its `dev-dependencies`, and run
+//! `cargo run --example fake`. The address and the credentials are the same at each start, so a restart of either process
+//! changes nothing for the other.
+//!
+//! ```no_run
+//! use tower_released::testing::FakeReleased;
+//!
+//! #[tokio::main]
+//! async fn main() -> std::io::Result<()> {
+//!     let fake = FakeReleased::builder().port(4000);
+//!     let fake = fake.account("acc_dev").secret("dev-secret").start().await?;
+//!     println!("export RELEASED_TOKEN_URL={}", fake.impersonation_url());
+//!     println!("export RELEASED_ACCOUNT_ID={}", fake.account_id());
+//!     println!("export RELEASED_SHARED_SECRET={}", fake.shared_secret());
+//!     println!("# embed script: {}", fake.embed_script_url());
+//!     std::future::pending().await
+//! }
+//! ```
+//!
+//! In another shell, set the three variables and start your application. It needs
+//! [`ReleasedClient::from_env`](crate::ReleasedClient::from_env), and in development the fake's embed script instead of
+//! Released's: `embed::script().src("http://127.0.0.1:4000/1/embed.js")`. A Content-Security-Policy must allow
+//! [`origin()`](FakeReleased::origin).
+//!
+//! # Tests in a browser
+//!
+//! The fake's elements say what came of their token, as text and in the attribute `data-state`. Wait for it with a selector,
+//! such as `released-page[data-state=verified]`. Both are the fake's own: Released documents no such attribute.
+//!
+//! | `data-state` | text | what it means |
+//! |---|---|---|
+//! | `anonymous` | "Not signed in: …" | the element has no `auth-token`: nobody is signed in, or the mint failed |
+//! | `pending` | "Verifying …" | the token is being exchanged |
+//! | `verified` | "Verified as Ada Lovelace", or as the e-mail address of a user without a name | the embed has a session |
+//! | `denied` | "Access denied: …" | the token has expired, is of another fake or was used before, the page is neither on HTTPS nor on this machine, or the fake is unreachable |
+//! | `closed` | "Not opened yet." | a widget that exchanges its token when it is opened, and was not opened yet; see [`Unknowns::widget_exchanges_on_load`] |
+//!
+//! An element has no `data-state` before the script has defined it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+mod builder;
 mod fake;
 mod jwt;
 mod reply;
@@ -50,6 +90,7 @@ mod server;
 mod stub;
 mod unknowns;
 
+pub use self::builder::FakeReleasedBuilder;
 pub use self::fake::{AccessDenied, Counts, FakeReleased, Session};
 pub use self::reply::Reply;
 pub use self::stub::StubMinter;

@@ -28,7 +28,7 @@ use super::fake::{AccessDenied, Counts, Session};
 use super::jwt::{Claims, Key};
 use super::lock;
 use super::reply::Reply;
-use super::rules::{Account, Api, Refusal};
+use super::rules::{Account, Api, Refusal, check};
 use super::unknowns::Unknowns;
 use crate::user::User;
 
@@ -41,6 +41,9 @@ const SESSION_LIFE: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 /// The longest body that is accepted, in bytes.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
+/// The id of the account, unless the builder has another one.
+pub(crate) const DEFAULT_ACCOUNT: &str = "acc_fake";
+
 pub(crate) const IMPERSONATION_PATH: &str = "/auth/api/impersonation/token";
 pub(crate) const EMAIL_ONLY_PATH: &str = "/auth/api/token";
 pub(crate) const EMBED_PATH: &str = "/1/embed.js";
@@ -48,10 +51,9 @@ const SESSION_PATH: &str = "/session";
 
 /// The state that the server and its handles share.
 pub(crate) struct Shared {
-    pub(crate) account: Account,
+    accounts: Mutex<Vec<Arc<Account>>>,
     pub(crate) key: Key,
     pub(crate) behaviour: Mutex<Behaviour>,
-    pub(crate) users: Mutex<Vec<User>>,
     /// For each token that was exchanged, by its number: the kinds of elements that did.
     used: Mutex<HashMap<String, HashSet<String>>>,
     pub(crate) counts: watch::Sender<Counts>,
@@ -115,12 +117,9 @@ async fn answer(
 }
 
 impl Shared {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(account: Arc<Account>) -> Self {
         Self {
-            account: Account {
-                id: "acc_fake".to_owned(),
-                secret: Mutex::new(random_secret()),
-            },
+            accounts: Mutex::new(vec![account]),
             key: Key::new(
                 &[random(), random(), random(), random()]
                     .map(u64::to_be_bytes)
@@ -133,10 +132,21 @@ impl Shared {
                 always: None,
                 unknowns: Unknowns::default(),
             }),
-            users: Mutex::default(),
             used: Mutex::default(),
             counts: watch::Sender::default(),
         }
+    }
+
+    /// Adds an account, or gives this secret to the one with this id.
+    pub(crate) fn add_account(&self, id: String, secret: String) -> Arc<Account> {
+        let mut accounts = lock(&self.accounts);
+        if let Some(account) = accounts.iter().find(|account| account.id == id) {
+            *lock(&account.secret) = secret;
+            return Arc::clone(account);
+        }
+        let account = Arc::new(Account::new(id, secret));
+        accounts.push(Arc::clone(&account));
+        account
     }
 
     /// Answers a request for a token.
@@ -176,19 +186,18 @@ impl Shared {
             response.headers_mut().extend(reply.headers);
             return response;
         }
+        let accounts = lock(&self.accounts).clone();
         let checked = match body {
-            Some(body) => self
-                .account
-                .check(api, headers, &body, unknowns.accepts_blank_name),
+            Some(body) => check(&accounts, api, headers, &body, unknowns.accepts_blank_name),
             None => Err(Refusal {
                 status: StatusCode::PAYLOAD_TOO_LARGE,
                 reason: "the body is too long",
             }),
         };
         match checked {
-            Ok(user) => {
-                let token = self.key.sign(&claims(api, &user, token_life));
-                lock(&self.users).push(user);
+            Ok((account, user)) => {
+                let token = self.key.sign(&claims(api, account, &user, token_life));
+                lock(&account.users).push(user);
                 self.counts.send_modify(|counts| counts.minted += 1);
                 json(StatusCode::OK, &token)
             }
@@ -221,7 +230,8 @@ impl Shared {
                 .and_then(|body| serde_json::from_slice(&body).ok());
             match exchange {
                 Some(Exchange { token, embed }) if may_embed(headers.get(ORIGIN)) => {
-                    match self.open_session(&token, &embed) {
+                    // An element does not say of which account it is.
+                    match self.open_session(&token, &embed, None) {
                         Ok(session) => json(StatusCode::OK, &session),
                         Err(denied) => json(
                             StatusCode::FORBIDDEN,
@@ -252,11 +262,20 @@ impl Shared {
         response
     }
 
-    /// Opens a session for the element of this kind. A test has none, and passes an empty text.
-    pub(crate) fn open_session(&self, token: &str, embed: &str) -> Result<Session, AccessDenied> {
+    /// Opens a session for the element of this kind. A test has none, and passes an empty text. If an account is given,
+    /// a token of another one is denied.
+    pub(crate) fn open_session(
+        &self,
+        token: &str,
+        embed: &str,
+        account: Option<&str>,
+    ) -> Result<Session, AccessDenied> {
         let session = match self.key.verify(token) {
             None => Err(AccessDenied::Signature),
             Some(claims) if claims.exp <= now() => Err(AccessDenied::Expired),
+            Some(claims) if account.is_some_and(|account| account != claims.iss) => {
+                Err(AccessDenied::OtherAccount)
+            }
             Some(claims) if !self.may_use(&claims.jti, embed) => Err(AccessDenied::Used),
             Some(Claims {
                 sub, email, name, ..
@@ -317,7 +336,7 @@ impl Drop for InFlight<'_> {
     }
 }
 
-fn claims(api: Api, user: &User, life: Duration) -> Claims {
+fn claims(api: Api, account: &Account, user: &User, life: Duration) -> Claims {
     let iat = now();
     Claims {
         sub: match api {
@@ -329,6 +348,7 @@ fn claims(api: Api, user: &User, life: Duration) -> Claims {
         iat,
         exp: iat + life.as_secs(),
         jti: format!("{:016x}", random()),
+        iss: account.id.clone(),
     }
 }
 
@@ -341,7 +361,7 @@ fn may_embed(origin: Option<&HeaderValue>) -> bool {
         .and_then(|origin| Url::parse(origin).ok());
     origin.is_some_and(|origin| match (origin.scheme(), origin.host()) {
         ("https", Some(_)) => true,
-        ("http", Some(Host::Domain(name))) => name == "localhost",
+        ("http", Some(Host::Domain(name))) => name == "localhost" || name.ends_with(".localhost"),
         ("http", Some(Host::Ipv4(address))) => address.is_loopback(),
         ("http", Some(Host::Ipv6(address))) => address.is_loopback(),
         _ => false,

@@ -10,19 +10,23 @@
 
 mod support;
 
+mod accounts;
 mod admission;
 
 mod behaviours;
+mod by_hand;
 mod cache_safety;
 mod cancellation;
 mod client;
 mod connections;
 mod dead_pool;
+mod disabled;
 mod driving;
 mod embed;
 mod endpoint;
 mod examples;
 mod extractors;
+mod fake;
 mod faults;
 mod fill;
 mod filters;

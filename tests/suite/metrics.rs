@@ -64,6 +64,97 @@ async fn mint(client: &ReleasedClient, times: usize) {
     }
 }
 
+/// A rate of a counter that begins with its first failure misses that failure.
+#[test]
+fn every_counter_and_gauge_is_there_at_zero_before_the_first_mint() {
+    let numbers = measured(async || {
+        let client = ReleasedClient::builder("acc", "s3cret")
+            .endpoint("http://127.0.0.1:9/")
+            .build()
+            .unwrap();
+        let layer = ReleasedTokenLayer::new(StubMinter::new(), by_header());
+        (client, layer)
+    });
+    // Whatever the guide lists is there.
+    let guide = include_str!("../../src/docs/operating.md");
+    let named = |line: &'static str| line.strip_prefix("| `")?.split('`').next();
+    for metric in guide
+        .lines()
+        .filter(|line| line.contains("| counter") || line.contains("| gauge"))
+        .filter_map(named)
+    {
+        assert!(
+            numbers
+                .keys()
+                .any(|key| key.split(' ').next() == Some(metric)),
+            "{metric} is not in {numbers:?}"
+        );
+    }
+    let (_, kinds) = guide.split_once("| kind |").expect("the table of kinds");
+    let (kinds, _) = kinds.split_once("\n\n").expect("its end");
+    let kinds: Vec<_> = kinds.lines().filter_map(named).collect();
+    assert_eq!(kinds.len(), 15, "{kinds:?}");
+    for outcome in ["minted", "anonymous", "cancelled"]
+        .into_iter()
+        .chain(kinds)
+    {
+        let metric = format!("released_pages_total outcome={outcome}");
+        assert_eq!(numbers.get(&metric), Some(&0.0), "{metric}");
+    }
+    for metric in [
+        "released_mints_in_flight",
+        "released_circuit_open reason=failing",
+        "released_circuit_open reason=throttled",
+        "released_circuit_open reason=refused",
+        "released_mint_retries_total",
+        "released_mint_shed_total",
+        "released_secret_changes_total",
+    ] {
+        assert_eq!(numbers.get(metric), Some(&0.0), "{metric}");
+    }
+    assert!(numbers.values().all(|number| *number == 0.0), "{numbers:?}");
+}
+
+#[test]
+fn a_second_client_or_layer_sets_nothing_back() {
+    let numbers = measured(async || {
+        let (minter, client) = (StubMinter::new(), ReleasedClient::disabled());
+        page(ReleasedTokenLayer::new(minter.clone(), by_header())).await;
+        let released = FakeReleased::start().await.unwrap();
+        released.set_latency(Duration::from_secs(60));
+        let busy = released.client().unwrap();
+        let mut mint = Box::pin(async move { busy.mint(&ada()).await });
+        tokio::select! {
+            _ = &mut mint => panic!("the API takes a minute"),
+            _ = released.wait_until(|counts| counts.in_flight == 1) => {}
+        }
+        let later = ReleasedTokenLayer::new(minter, by_header());
+        (mint, client, released.client().unwrap(), later)
+    });
+    assert_eq!(numbers["released_pages_total outcome=minted"], 1.0);
+    assert_eq!(numbers["released_mints_in_flight"], 1.0);
+}
+
+#[test]
+fn pages_of_a_disabled_client_have_an_outcome_of_their_own() {
+    let numbers = measured(async || {
+        let client = ReleasedClient::disabled();
+        for _ in 0..3 {
+            page(ReleasedTokenLayer::new(client.clone(), by_header())).await;
+        }
+        let nobody = resolver_fn(|_: &Parts| ready(None::<User>));
+        page(ReleasedTokenLayer::new(client, nobody)).await;
+    });
+    for (outcome, count) in [("disabled", 3.0), ("anonymous", 1.0), ("config", 0.0)] {
+        let metric = format!("released_pages_total outcome={outcome}");
+        assert_eq!(numbers[&metric], count, "{metric}");
+    }
+    assert_eq!(
+        numbers["released_mint_duration_seconds outcome=disabled"],
+        3.0
+    );
+}
+
 #[test]
 fn an_operator_can_tell_how_mints_end() {
     let numbers = measured(async || {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use tower::{Layer, Service};
-use tower_released::client::SharedSecret;
+use tower_released::client::{ByAccount, SharedSecret};
 use tower_released::filter::navigations;
 use tower_released::middleware::{FailClosed, ReleasedTokenService};
 use tower_released::testing::{FakeReleased, StubMinter};
@@ -95,6 +95,7 @@ fn what_is_handed_around_can_be() {
     is_shared::<MintError>();
     is_shared::<PendingToken>();
     is_shared::<ReleasedClient>();
+    is_shared::<ByAccount>();
     is_shared::<SharedSecret>();
     is_shared::<StubMinter>();
     is_shared::<User>();
@@ -107,6 +108,7 @@ fn what_is_handed_around_can_be() {
 
     fn mints<M: Minter>() {}
     mints::<ReleasedClient>();
+    mints::<ByAccount>();
     mints::<StubMinter>();
 }
 
