@@ -35,7 +35,7 @@ pub mod csp;
 mod csp_layer;
 mod elements;
 mod origin;
-mod policy;
+pub(crate) mod policy;
 mod preconnect;
 mod script;
 #[cfg(any(feature = "askama", feature = "maud", feature = "minijinja"))]

@@ -15,6 +15,7 @@ mod admission;
 mod behaviours;
 mod cache_safety;
 mod cancellation;
+mod check;
 mod client;
 mod connections;
 mod dead_pool;
