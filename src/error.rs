@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,6 +102,67 @@ impl MintError {
     /// Returns why the connection failed, and to which server, if known.
     pub(crate) fn connection_failure(&self) -> Option<&ConnectionFailure> {
         self.source.as_deref()?.downcast_ref()
+    }
+
+    /// Returns what happened.
+    pub(crate) fn event(&self) -> String {
+        let kind = if self.is_guess() {
+            MintErrorKind::Rejected
+        } else {
+            self.kind
+        };
+        let mut text = kind.what_happened().to_owned();
+        if let Some(status) = self.status {
+            let _ = write!(text, " ({})", status.as_u16());
+        }
+        if let Some(failure) = self.named_failure() {
+            let _ = write!(text, " ({})", failure.cause().as_str());
+        }
+        text
+    }
+
+    /// Returns what to do.
+    pub(crate) fn cure(&self) -> String {
+        if let Some(own) = self.own_text() {
+            return own;
+        }
+        let guess = if self.is_guess() {
+            // Released documents 401 for a wrong secret, and nothing for 403.
+            "probably the shared secret is wrong: "
+        } else {
+            ""
+        };
+        let cure = match self.named_failure() {
+            Some(failure) => failure.cause().what_to_do(),
+            None if self.kind == MintErrorKind::Config && self.source.is_some() => {
+                "the error's source() says more"
+            }
+            None => self.kind.what_to_do(),
+        };
+        format!("{guess}{cure}")
+    }
+
+    /// Returns whether the kind is a guess from the status.
+    fn is_guess(&self) -> bool {
+        self.kind == MintErrorKind::Unauthorized && self.status == Some(StatusCode::FORBIDDEN)
+    }
+
+    /// Returns the text of a source that has no data of the user, and is more precise.
+    fn own_text(&self) -> Option<String> {
+        self.source()
+            .filter(|source| {
+                source.is::<InvalidUser>()
+                    || source.is::<ExtractorRejected>()
+                    || source.is::<WrongAccount>()
+            })
+            .map(ToString::to_string)
+    }
+
+    /// Returns the failure because of which no connection could be opened, if its cause is known.
+    fn named_failure(&self) -> Option<&ConnectionFailure> {
+        let failure = self.connection_failure()?;
+        let is_named = self.kind == MintErrorKind::Connect && failure.cause() != Cause::Other;
+        is_named.then_some(failure)
     }
 
     /// Returns the kind of the error.
@@ -213,7 +274,7 @@ impl MintErrorKind {
         }
     }
 
-    fn what_to_do(self) -> &'static str {
+    pub(crate) fn what_to_do(self) -> &'static str {
         match self {
             Self::InvalidUser => "the error's source() says which one",
             Self::Resolver => {
@@ -251,46 +312,10 @@ impl MintErrorKind {
     }
 }
 
+/// Writes the [`event`](MintError::event), then the [`cure`](MintError::cure).
 impl fmt::Display for MintError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_guess =
-            self.kind == MintErrorKind::Unauthorized && self.status == Some(StatusCode::FORBIDDEN);
-        f.write_str(if is_guess {
-            MintErrorKind::Rejected.what_happened()
-        } else {
-            self.kind.what_happened()
-        })?;
-        if let Some(status) = self.status {
-            write!(f, " ({})", status.as_u16())?;
-        }
-        if let Some(own) = self.source().filter(|source| {
-            source.is::<InvalidUser>()
-                || source.is::<ExtractorRejected>()
-                || source.is::<WrongAccount>()
-        }) {
-            // These texts hold no data of the user, and are more precise.
-            return write!(f, ": {own}");
-        }
-        if is_guess {
-            // Released documents 401 for a wrong secret, and nothing for 403.
-            f.write_str(": probably the shared secret is wrong")?;
-        }
-        match self.connection_failure() {
-            Some(failure)
-                if self.kind == MintErrorKind::Connect && failure.cause() != Cause::Other =>
-            {
-                write!(
-                    f,
-                    " ({}): {}",
-                    failure.cause().as_str(),
-                    failure.cause().what_to_do()
-                )
-            }
-            None if self.kind == MintErrorKind::Config && self.source.is_some() => {
-                f.write_str(": the error's source() says more")
-            }
-            _ => write!(f, ": {}", self.kind.what_to_do()),
-        }
+        write!(f, "{}: {}", self.event(), self.cure())
     }
 }
 

@@ -126,7 +126,8 @@
 //! # Features
 //!
 //! On by default: `axum`, `client` and `rustls`. Off: `native-tls`, `reqwest`, `metrics`, `fill`, `maud`, `askama`,
-//! `minijinja` and `testing`. Without any feature there are the layer and the types, for a minter of your own.
+//! `minijinja`, `testing` and `cli` (the program `released`, which checks a setup). Without any feature there are the layer
+//! and the types, for a minter of your own.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -134,6 +135,9 @@
 mod account;
 #[cfg(feature = "axum")]
 mod axum;
+#[cfg(feature = "cli")]
+#[cfg_attr(docsrs, doc(cfg(feature = "cli")))]
+pub mod cli;
 #[cfg(feature = "client")]
 #[cfg_attr(docsrs, doc(cfg(feature = "client")))]
 pub mod client;

@@ -211,19 +211,27 @@ fn is_b64token(token: &str) -> bool {
             .fold(true, |all, byte| all & is_legal(byte))
 }
 
+/// The times that a JWT claims, in seconds since 1970. A `NumericDate` may have a fraction.
+#[derive(Deserialize)]
+pub(crate) struct Claims {
+    pub(crate) exp: f64,
+    pub(crate) iat: Option<f64>,
+}
+
+impl Claims {
+    /// Reads them from a JWT that says when it expires.
+    pub(crate) fn of(token: &str) -> Option<Self> {
+        let payload = BASE64_URL_SAFE_NO_PAD
+            .decode(token.split('.').nth(1)?)
+            .ok()?;
+        serde_json::from_slice(&payload).ok()
+    }
+}
+
 /// Reads a token's life from a JWT's `iat` and `exp` claims (RFC 7519, sections 4.1.4 and 4.1.6). It is only a hint:
 /// the signature is not checked.
 fn claimed_life(token: &str, minted_at: SystemTime) -> Option<Duration> {
-    #[derive(Deserialize)]
-    struct Claims {
-        // A NumericDate may have a fraction.
-        exp: f64,
-        iat: Option<f64>,
-    }
-    let payload = BASE64_URL_SAFE_NO_PAD
-        .decode(token.split('.').nth(1)?)
-        .ok()?;
-    let Claims { exp, iat } = serde_json::from_slice(&payload).ok()?;
+    let Claims { exp, iat } = Claims::of(token)?;
     let life = if let Some(iat) = iat {
         // Both are from Released's clock, so a wrong clock of this server does not matter.
         Duration::try_from_secs_f64(exp - iat)

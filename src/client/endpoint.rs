@@ -56,17 +56,21 @@ impl Endpoint {
     }
 
     /// Returns whether the host is this machine, in any notation.
-    #[cfg(any(feature = "rustls", feature = "native-tls"))]
     pub(crate) fn is_loopback(&self) -> bool {
-        let is_other_notation = match self.url.host() {
-            Some(Host::Domain(name)) => name == "localhost.",
-            Some(Host::Ipv6(address)) => address
-                .to_ipv4_mapped()
-                .is_some_and(|address| address.is_loopback()),
-            _ => false,
-        };
-        is_loopback(&self.url) || is_other_notation
+        is_this_machine(&self.url)
     }
+}
+
+/// Returns whether a URL's host is this machine, in any notation.
+pub(crate) fn is_this_machine(url: &Url) -> bool {
+    let is_other_notation = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost.",
+        Some(Host::Ipv6(address)) => address
+            .to_ipv4_mapped()
+            .is_some_and(|address| address.is_loopback()),
+        _ => false,
+    };
+    is_loopback(url) || is_other_notation
 }
 
 fn is_loopback(url: &Url) -> bool {

@@ -8,8 +8,9 @@ use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST,
     USER_AGENT,
 };
-use http::{HeaderMap, HeaderValue, Method, Request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body_util::Full;
+use tower::BoxError;
 use tracing::Span;
 
 use super::attempts::Failure;
@@ -135,9 +136,16 @@ impl Exchange {
         self.pools.renew();
     }
 
-    /// Opens a connection and leaves it in the pool. The request contains neither the secret nor personal data, so any
-    /// answer is accepted.
+    /// Opens a connection and leaves it in the pool. Accepts any answer.
     pub(crate) async fn warm_up(&self) -> Result<(), MintError> {
+        match self.ask_without_secret().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(transport_failure(&*error, &self.server).error),
+        }
+    }
+
+    /// Sends a request with neither the secret nor personal data. It opens a connection as a mint does.
+    pub(crate) async fn ask_without_secret(&self) -> Result<Response<Bytes>, BoxError> {
         let mut request = Request::new(Full::default());
         *request.method_mut() = Method::HEAD;
         *request.uri_mut() = self.endpoint.uri().clone();
@@ -145,16 +153,22 @@ impl Exchange {
         for name in [AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE] {
             request.headers_mut().remove(name);
         }
-        match self
-            .pools
-            .current()
-            .transport
-            .send(request, &Span::none())
-            .await
-        {
-            Ok(_) => Ok(()),
-            Err(error) => Err(transport_failure(&*error, &self.server).error),
-        }
+        let pool = self.pools.current();
+        pool.transport.send(request, &Span::none()).await
+    }
+
+    /// Returns whether this crate's client sends, not the application's own service.
+    pub(crate) fn has_own_client(&self) -> bool {
+        self.pools.are_ours()
+    }
+
+    /// Returns the endpoint's host and port, for texts.
+    pub(crate) fn server(&self) -> &Arc<str> {
+        &self.server
+    }
+
+    pub(crate) fn account_id(&self) -> &str {
+        &self.account_id
     }
 
     fn request(&self, user: &User, secret: &SharedSecret) -> Request<Full<Bytes>> {

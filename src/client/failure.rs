@@ -110,6 +110,51 @@ fn is_bad_certificate(error: &(dyn Error + 'static)) -> bool {
         .any(|cause| cause.to_string().contains("certificate"))
 }
 
+/// Returns whether no connection could be opened. Otherwise an open connection failed.
+pub(crate) fn has_no_connection(error: &(dyn Error + 'static)) -> bool {
+    causes(error).any(is_connect)
+}
+
+/// Says what is wrong with the server's certificate, then what to do, if the TLS library tells.
+pub(crate) fn certificate_fault(
+    error: &(dyn Error + 'static),
+) -> Option<(&'static str, &'static str)> {
+    #[cfg(feature = "rustls")]
+    {
+        use rustls::CertificateError as Fault;
+
+        let fault = causes(error).find_map(|cause| match cause.downcast_ref()? {
+            rustls::Error::InvalidCertificate(fault) => Some(fault),
+            _ => None,
+        })?;
+        match fault {
+            Fault::Expired | Fault::ExpiredContext { .. } => Some((
+                "its certificate has expired",
+                "renew the server's certificate; if it is valid, set this machine's clock",
+            )),
+            Fault::NotValidYet | Fault::NotValidYetContext { .. } => Some((
+                "its certificate is not valid yet",
+                "set this machine's clock",
+            )),
+            Fault::NotValidForName | Fault::NotValidForNameContext { .. } => Some((
+                "its certificate is for another host",
+                "check the host name, and whether a proxy intercepts TLS",
+            )),
+            Fault::UnknownIssuer => Some((
+                "nobody whom this machine trusts signed its certificate",
+                "install this machine's root certificates (the package ca-certificates), and those of a proxy that \
+                 intercepts TLS",
+            )),
+            _ => None,
+        }
+    }
+    #[cfg(not(feature = "rustls"))]
+    {
+        let _ = error;
+        None
+    }
+}
+
 fn io_errors<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a io::Error> {
     causes(error).filter_map(|cause| cause.downcast_ref())
 }

@@ -1,8 +1,8 @@
 //! Calls Released's token API: the minter that most applications use.
 //!
 //! [`ReleasedClient`] mints. It is also at the crate's root. [`ReleasedClientBuilder`] sets how it mints,
-//! [`SecretSource`] is where it reads the shared secret, and [`Status`] shows its state on a readiness page.
-//! [`by_account`] is for applications with several accounts.
+//! [`SecretSource`] is where it reads the shared secret, [`Status`] shows its state on a readiness page, and
+//! [`CheckReport`] says whether it works, and what to do. [`by_account`] is for applications with several accounts.
 //!
 //! # Example
 //!
@@ -22,6 +22,8 @@ mod admission;
 mod attempts;
 mod builder;
 mod by_account;
+mod check;
+pub(crate) mod check_token;
 mod circuit;
 mod config;
 mod config_error;
@@ -30,8 +32,11 @@ mod exchange;
 mod failure;
 mod limit;
 mod metrics;
+#[cfg(feature = "cli")]
+pub(crate) mod page;
 mod pipeline;
 mod pool;
+pub(crate) mod report;
 mod retry_after;
 mod secret;
 mod secret_file;
@@ -62,6 +67,7 @@ pub use self::config::{CircuitConfig, RetryConfig};
 pub use self::config_error::{ConfigError, ConfigErrorKind};
 use self::metrics::MintTimer;
 use self::pipeline::Pipeline;
+pub use self::report::{CheckLine, CheckOutcome, CheckReport};
 pub use self::secret::SharedSecret;
 pub use self::secret_file::SecretFile;
 pub use self::secret_source::SecretSource;

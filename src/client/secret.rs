@@ -8,6 +8,9 @@ use zeroize::Zeroizing;
 
 use super::config_error::ConfigError;
 
+/// The scheme of the header (RFC 6750).
+const SCHEME: &[u8] = b"Bearer ";
+
 /// Holds the secret that an account shares with Released, from Released's settings under "User verification".
 ///
 /// It is stored only as the value of the `Authorization` header, which is marked sensitive and wiped from memory with
@@ -41,8 +44,6 @@ impl SharedSecret {
     }
 
     pub(crate) fn from_text(text: &str) -> Result<Self, InvalidSecret> {
-        const SCHEME: &[u8] = b"Bearer ";
-
         let secret = text.trim();
         if secret.is_empty() {
             return Err(InvalidSecret::Empty);
@@ -61,6 +62,14 @@ impl SharedSecret {
             .map_err(|_| InvalidSecret::ControlCharacter)?;
         authorization.set_sensitive(true);
         Ok(Self { authorization })
+    }
+
+    /// Returns the secret itself, to describe it.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.authorization
+            .as_bytes()
+            .strip_prefix(SCHEME)
+            .unwrap_or_default()
     }
 
     /// Returns the value of the `Authorization` header. Clones share its memory.

@@ -127,7 +127,7 @@ fn nonce_in<'a>(source: &Cow<'a, str>) -> Option<&'a str> {
 /// Holds the sources that an embed needs; see the [module](self).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sources {
-    by_kind: Vec<(Kind, Vec<String>)>,
+    pub(crate) by_kind: Vec<(Kind, Vec<String>)>,
     has_hub: bool,
 }
 
@@ -274,7 +274,7 @@ impl Sources {
     }
 }
 
-fn may_be_a_hub(source: &str) -> bool {
+pub(crate) fn may_be_a_hub(source: &str) -> bool {
     if covers(source, "https://*.releasedhub.com") {
         return true;
     }

@@ -38,7 +38,7 @@ mod elements;
 #[cfg_attr(docsrs, doc(cfg(feature = "fill")))]
 pub mod fill;
 mod origin;
-mod policy;
+pub(crate) mod policy;
 mod preconnect;
 mod script;
 #[cfg(any(feature = "askama", feature = "maud", feature = "minijinja"))]

@@ -139,7 +139,7 @@ impl<'a> Policy<'a> {
     }
 
     /// Browsers apply the first of several directives with one name.
-    fn position(&self, name: &str) -> Option<usize> {
+    pub(crate) fn position(&self, name: &str) -> Option<usize> {
         self.directives
             .iter()
             .position(|directive| directive.name == name)

@@ -17,6 +17,7 @@ mod behaviours;
 mod by_hand;
 mod cache_safety;
 mod cancellation;
+mod check;
 mod client;
 mod connections;
 mod dead_pool;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
 use http::{HeaderMap, HeaderValue, header};
-use http::{Request, Response};
+use http::{Request, Response, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::Connect;
@@ -15,15 +15,15 @@ use hyper_util::client::legacy::connect::Connect;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::{self, Builder, Client, ResponseFuture};
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
-use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower::Service;
 
-use super::Transport;
 use super::connector::{Within, tcp};
 use super::stage::Stage;
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
 use super::tls::Tls;
+use super::{Reading, Transport};
 use crate::client::config_error::{ConfigError, ConfigErrorKind};
 use crate::client::endpoint::Endpoint;
 use crate::client::pool::Pools;
@@ -44,33 +44,72 @@ pub(crate) const MAX_IDLE: usize = 32;
 /// The `User-Agent` of the default client.
 pub(crate) const USER_AGENT: &str = concat!("tower-released/", env!("CARGO_PKG_VERSION"));
 
+/// How a client connects, and what it reads.
+#[derive(Clone, Copy)]
+struct Limits {
+    connect: Duration,
+    reading: Reading,
+}
+
+/// Opens a new client, with connections of its own.
+type Open = Box<dyn Fn() -> Transport + Send + Sync>;
+
 /// Creates pools for this endpoint only. Their clients share everything but connections.
 pub(crate) fn pools(endpoint: &Endpoint) -> Result<Pools, ConfigError> {
-    if !endpoint.is_https() {
-        return Ok(over(Stage::Tcp.of(tcp(CONNECT_TIMEOUT))));
+    let limits = Limits {
+        connect: CONNECT_TIMEOUT,
+        reading: Reading::TOKEN,
+    };
+    open(endpoint.uri(), endpoint.is_loopback(), limits).map(Pools::new)
+}
+
+/// Creates a client for the pages of one origin. It connects as the client for tokens does, and takes more time.
+#[cfg(feature = "cli")]
+pub(crate) fn for_pages(url: &Uri, is_loopback: bool) -> Result<Transport, ConfigError> {
+    let limits = Limits {
+        connect: Duration::from_secs(5),
+        reading: Reading {
+            limit: 8 * 1024 * 1024,
+            refusals: true,
+        },
+    };
+    Ok(open(url, is_loopback, limits)?())
+}
+
+fn open(url: &Uri, is_loopback: bool, limits: Limits) -> Result<Open, ConfigError> {
+    if url.scheme_str() != Some("https") {
+        return Ok(over(Stage::Tcp.of(tcp(limits.connect)), limits));
     }
     #[cfg(any(feature = "rustls", feature = "native-tls"))]
-    return over_tls(endpoint);
+    return over_tls(url, is_loopback, limits);
     #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
-    Err(ConfigError::new(
-        ConfigErrorKind::NoTls,
-        "the token URL is https, but tower-released was built without TLS: enable its feature `rustls` or \
-         `native-tls`, or pass an `http_service` that has it",
-    ))
+    {
+        let _ = is_loopback;
+        Err(ConfigError::new(
+            ConfigErrorKind::NoTls,
+            "the token URL is https, but tower-released was built without TLS: enable its feature `rustls` or \
+             `native-tls`, or pass an `http_service` that has it",
+        ))
+    }
+}
+
+/// Returns the proxy that the environment names for this URL.
+#[cfg(any(feature = "rustls", feature = "native-tls"))]
+pub(crate) fn proxy_for(url: &Uri, is_loopback: bool) -> Option<Intercept> {
+    // A proxy cannot reach this machine's own addresses.
+    if is_loopback || url.scheme_str() != Some("https") {
+        None
+    } else {
+        Matcher::from_system().intercept(url)
+    }
 }
 
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
-fn over_tls(endpoint: &Endpoint) -> Result<Pools, ConfigError> {
-    let tcp = Stage::Tcp.of(tcp(CONNECT_TIMEOUT));
+fn over_tls(url: &Uri, is_loopback: bool, limits: Limits) -> Result<Open, ConfigError> {
+    let tcp = Stage::Tcp.of(tcp(limits.connect));
     let tls = Tls::new()?;
-    // A proxy cannot reach this machine's own addresses.
-    let proxy = if endpoint.is_loopback() {
-        None
-    } else {
-        Matcher::from_system().intercept(endpoint.uri())
-    };
-    let Some(proxy) = proxy else {
-        return Ok(over(Stage::Tls.of(tls.to_released(tcp))));
+    let Some(proxy) = proxy_for(url, is_loopback) else {
+        return Ok(over(Stage::Tls.of(tls.to_released(tcp)), limits));
     };
     if !matches!(proxy.uri().scheme_str(), Some("http" | "https")) {
         return Err(ConfigError::new(
@@ -87,17 +126,18 @@ fn over_tls(endpoint: &Endpoint) -> Result<Pools, ConfigError> {
     }
     Ok(over(
         Stage::Tls.of(tls.to_released(Stage::Proxy.of(tunnel))),
+        limits,
     ))
 }
 
-fn over<C>(connector: C) -> Pools
+fn over<C>(connector: C, limits: Limits) -> Open
 where
     C: Clone + Send + Sync + 'static,
     Within<C>: Connect,
 {
     let connector = Within {
         connector,
-        limit: CONNECT_TIMEOUT,
+        limit: limits.connect,
     };
     let mut builder = Builder::new(TokioExecutor::new());
     builder
@@ -107,7 +147,10 @@ where
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(MAX_IDLE);
-    Pools::new(move || Transport::new(Hyper(Arc::new(builder.build(connector.clone())))))
+    Box::new(move || {
+        let client = builder.build(connector.clone());
+        Transport::reading(limits.reading, Hyper(Arc::new(client)))
+    })
 }
 
 /// Hyper's client in an `Arc`, because its own clones copy the connector.

@@ -25,8 +25,23 @@ use tracing::Span;
 
 use super::trace;
 
-/// The longest reply that is read, in bytes: twice the longest token.
-const MAX_REPLY_BYTES: usize = 16 * 1024;
+/// What is read of a reply.
+#[derive(Clone, Copy)]
+pub(crate) struct Reading {
+    /// The longest body, in bytes.
+    pub(crate) limit: usize,
+    /// Whether the body of an answer that is no success is read, too.
+    pub(crate) refusals: bool,
+}
+
+impl Reading {
+    /// A token: at most twice the longest one. The body of a refusal is not read: Released does not document it, and it
+    /// may quote the request.
+    pub(crate) const TOKEN: Self = Self {
+        limit: 16 * 1024,
+        refusals: false,
+    };
+}
 
 type Sending = Pin<Box<dyn Future<Output = Result<Response<Bytes>, BoxError>> + Send>>;
 
@@ -34,7 +49,24 @@ type Sending = Pin<Box<dyn Future<Output = Result<Response<Bytes>, BoxError>> + 
 pub(crate) struct Transport(Box<dyn Fn(Request<Full<Bytes>>, Span) -> Sending + Send + Sync>);
 
 impl Transport {
+    /// Sends requests for tokens with this service.
     pub(crate) fn new<S, B>(service: S) -> Self
+    where
+        S: Service<
+                Request<Full<Bytes>>,
+                Response = Response<B>,
+                Error: Into<BoxError>,
+                Future: Send,
+            > + Clone
+            + Send
+            + Sync
+            + 'static,
+        B: Body<Error: Into<BoxError>> + Send + 'static,
+    {
+        Self::reading(Reading::TOKEN, service)
+    }
+
+    pub(crate) fn reading<S, B>(reading: Reading, service: S) -> Self
     where
         S: Service<
                 Request<Full<Bytes>>,
@@ -56,9 +88,8 @@ impl Transport {
                 let reply = service.call(request).await.map_err(Into::into)?;
                 trace::record_head(&span, reply.status(), reply.version());
                 let (head, body) = reply.into_parts();
-                // The body of a refusal is not read: Released does not document it, and it may quote the request.
-                let body = if head.status.is_success() {
-                    read(body).await?
+                let body = if reading.refusals || head.status.is_success() {
+                    read(body, reading.limit).await?
                 } else {
                     Bytes::new()
                 };
@@ -79,9 +110,9 @@ impl Transport {
 /// # Errors
 ///
 /// The body's own error, or [`TooLong`].
-async fn read<B: Body<Error: Into<BoxError>>>(body: B) -> Result<Bytes, BoxError> {
-    if body.size_hint().lower() > MAX_REPLY_BYTES as u64 {
-        return Err(TooLong.into());
+async fn read<B: Body<Error: Into<BoxError>>>(body: B, limit: usize) -> Result<Bytes, BoxError> {
+    if body.size_hint().lower() > limit as u64 {
+        return Err(TooLong { limit }.into());
     }
     let as_bytes = |frame: Frame<B::Data>| {
         // Those of hyper and reqwest are `Bytes`, which are not copied.
@@ -96,8 +127,8 @@ async fn read<B: Body<Error: Into<BoxError>>>(body: B) -> Result<Bytes, BoxError
         let Ok(piece) = frame.map_err(Into::into)?.into_data() else {
             continue;
         };
-        if first.len().max(pieces.len()) + piece.len() > MAX_REPLY_BYTES {
-            return Err(TooLong.into());
+        if first.len().max(pieces.len()) + piece.len() > limit {
+            return Err(TooLong { limit }.into());
         }
         if first.is_empty() {
             first = piece;
@@ -115,13 +146,15 @@ async fn read<B: Body<Error: Into<BoxError>>>(body: B) -> Result<Bytes, BoxError
     })
 }
 
-/// The reply is longer than [`MAX_REPLY_BYTES`].
+/// The reply is longer than the limit, in bytes.
 #[derive(Debug)]
-pub(crate) struct TooLong;
+pub(crate) struct TooLong {
+    limit: usize,
+}
 
 impl fmt::Display for TooLong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the reply is longer than {MAX_REPLY_BYTES} bytes")
+        write!(f, "the reply is longer than {} bytes", self.limit)
     }
 }
 

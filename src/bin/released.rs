@@ -1,0 +1,7 @@
+//! The program `released`; see `tower_released::cli`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tower_released::cli::main()
+}

@@ -1,0 +1,476 @@
+//! Checks of a client, from its configuration to a token.
+
+use std::error::Error;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use hmac_sha256::Hash;
+use http::header::{CONTENT_TYPE, DATE, LOCATION};
+use http::{HeaderMap, Response};
+use tokio::time::timeout;
+use url::{Host, Url};
+
+use super::ReleasedClient;
+use super::check_token::{self, LARGEST_SKEW, Origin};
+use super::exchange::Exchange;
+use super::failure::{certificate_fault, has_no_connection, transport_failure};
+use super::report::{CheckOutcome, CheckReport, in_words};
+#[cfg(any(feature = "rustls", feature = "native-tls"))]
+use super::transport::hyper;
+use crate::connection::{Cause, ConnectionFailure};
+use crate::error::{MintError, MintErrorKind};
+use crate::user::User;
+
+const NO_CONNECTION: &str = "there is no connection";
+const WHERE_THE_SECRET_IS: &str = "copy it again from Released's settings, under User verification";
+
+impl ReleasedClient {
+    /// Checks the configuration and the way to Released: DNS, TCP, TLS, the proxy, and this machine's clock. The report
+    /// says what was found and what to do.
+    ///
+    /// It sends one request without the secret, over the connections that mints use. Nothing is minted, and the circuit
+    /// does not change. Whether the secret is right, only [`check_as`](Self::check_as) can say.
+    ///
+    /// Call it when the server starts, from a command for operators, or run the program `released check`, which the
+    /// feature `cli` adds. It takes at most the deadline of a mint.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use tower_released::ReleasedClient;
+    ///
+    /// async fn starts(released: &ReleasedClient) {
+    ///     let report = released.check().await;
+    ///     if !report.is_ok() {
+    ///         tracing::warn!("Released cannot be reached:\n{report}");
+    ///     }
+    /// }
+    /// ```
+    pub async fn check(&self) -> CheckReport {
+        let mut report = CheckReport::default();
+        let Some(pipeline) = &self.pipeline else {
+            report.failed(
+                "configuration",
+                "the client is disabled, so all pages are served without a token",
+                "set RELEASED_ACCOUNT_ID and RELEASED_SHARED_SECRET",
+            );
+            return report;
+        };
+        let exchange = &pipeline.exchange;
+        report_configuration(&mut report, exchange, pipeline.secret.current().bytes());
+
+        let (started, at) = (Instant::now(), SystemTime::now());
+        match timeout(pipeline.deadline, exchange.ask_without_secret()).await {
+            Ok(Ok(answer)) => {
+                // The server wrote its date in between.
+                let at = at + started.elapsed() / 2;
+                report_answer(&mut report, exchange, &answer, at);
+            }
+            Ok(Err(error)) => report_failure(&mut report, exchange, &*error),
+            Err(_elapsed) => {
+                let text = format!("no answer from {} in time", exchange.server());
+                report_stages(&mut report, exchange, None);
+                report.failed("answer", text, MintErrorKind::Timeout.what_to_do());
+                report.skipped("clock", "there is no answer");
+            }
+        }
+        report
+    }
+
+    /// Checks the same as [`check`](Self::check), and then mints a token for this user: are the secret and the account
+    /// right, what shape does the token have, and how long does it live?
+    ///
+    /// The mint is a real one. Released learns of the user, so pass yourself or a user for tests. It goes the same way as
+    /// every other mint, so that the report says what pages get: it waits for a place, it is retried, an open circuit
+    /// turns it away, and its end counts for the circuit. If there is no connection, nothing is minted.
+    ///
+    /// The report contains neither the token nor the user.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels the mint.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # #[cfg(feature = "testing")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use tower_released::{User, testing::FakeReleased};
+    ///
+    /// let fake = FakeReleased::start().await?;
+    /// let ada = User::new("42", "ada@example.com")?;
+    /// let report = fake.client()?.check_as(&ada).await;
+    /// assert!(report.is_ok(), "{report}");
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "testing"))] fn main() {}
+    /// ```
+    pub async fn check_as(&self, user: &User) -> CheckReport {
+        let mut report = self.check().await;
+        let has_failed = |check: &str| {
+            report
+                .lines()
+                .iter()
+                .any(|line| line.check == check && line.outcome == CheckOutcome::Failed)
+        };
+        if ["configuration", "proxy", "dns", "tcp", "tls", "service"]
+            .into_iter()
+            .any(has_failed)
+        {
+            for check in ["mint", "token", "life"] {
+                report.skipped(check, NO_CONNECTION);
+            }
+            return report;
+        }
+        let started = Instant::now();
+        match self.mint(user).await {
+            Ok(token) => {
+                let time = started.elapsed().as_millis();
+                report.ok(
+                    "mint",
+                    format!("the secret and the account were accepted, in {time} ms"),
+                );
+                report.ok("token", check_token::shape(token.as_str()));
+                let now = SystemTime::now();
+                check_token::report_life(&mut report, token.as_str(), Origin::Mint, now);
+            }
+            Err(error) => {
+                report_failed_mint(&mut report, &error);
+                for check in ["token", "life"] {
+                    report.skipped(check, "there is no token");
+                }
+            }
+        }
+        report
+    }
+}
+
+/// Reports what can be said without a connection.
+fn report_configuration(report: &mut CheckReport, exchange: &Exchange, secret: &[u8]) {
+    let account = exchange.account_id().as_bytes();
+    if account == secret {
+        report.failed(
+            "account",
+            "RELEASED_ACCOUNT_ID and the shared secret are the same",
+            "copy both again from Released's settings, under User verification",
+        );
+    } else {
+        report_credential(report, "account", account);
+    }
+    report_credential(report, "secret", secret);
+
+    let (url, documented) = (exchange.endpoint.url(), exchange.api.documented_url());
+    if url.as_str() == documented {
+        report.ok("url", documented);
+    } else {
+        report.warning(
+            "url",
+            format!("{url} is not the URL that Released documents"),
+            "unset RELEASED_TOKEN_URL, unless this is your own fake or proxy: the portal accepts only Released's tokens",
+        );
+    }
+}
+
+/// Describes the account id or the secret. Neither is shown: the two variables may be interchanged.
+fn report_credential(report: &mut CheckReport, check: &'static str, value: &[u8]) {
+    let digest = Hash::hash(value);
+    let start: String = digest[..4]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let text = String::from_utf8_lossy(value);
+    let found = format!("{} characters, SHA-256 {start}…", text.chars().count());
+    match oddity(&text) {
+        Some(oddity) => report.warning(check, format!("{found}; {oddity}"), WHERE_THE_SECRET_IS),
+        None => report.ok(check, found),
+    }
+}
+
+/// Returns what an account id or a secret probably does not have.
+fn oddity(text: &str) -> Option<&'static str> {
+    let is_quote = |character| matches!(character, '"' | '\'' | '`' | '“' | '”' | '‘' | '’');
+    if text.starts_with(is_quote) || text.ends_with(is_quote) {
+        Some("it has a quote at its start or end")
+    } else if text.contains(char::is_whitespace) {
+        Some("it has white space inside")
+    } else if text.contains("RELEASED_") {
+        Some("it has the name of a variable inside")
+    } else {
+        None
+    }
+}
+
+/// The proxy's host and port, if the client uses one.
+fn proxy_of(exchange: &Exchange) -> Option<String> {
+    #[cfg(any(feature = "rustls", feature = "native-tls"))]
+    {
+        let endpoint = &exchange.endpoint;
+        let proxy = hyper::proxy_for(endpoint.uri(), endpoint.is_loopback())?;
+        // Without the user name and the password.
+        let url = Url::parse(&proxy.uri().to_string()).ok()?;
+        let port = url.port_or_known_default().unwrap_or_default();
+        Some(format!("{}:{port}", url.host_str()?))
+    }
+    #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
+    {
+        let _ = exchange;
+        None
+    }
+}
+
+/// A stage that failed, what was found, and the cure.
+type Fault = (&'static str, String, &'static str);
+
+/// Reports the stages of a connection: all are well, or one failed and the later ones were not reached.
+fn report_stages(report: &mut CheckReport, exchange: &Exchange, fault: Option<&Fault>) {
+    if !exchange.has_own_client() {
+        match fault {
+            Some((_, found, cure)) => report.failed("service", found, *cure),
+            None => report.ok("service", "the application's own HTTP service connects"),
+        }
+        return;
+    }
+    let proxy = proxy_of(exchange);
+    let host = exchange.endpoint.url().host();
+    let server = exchange.server();
+    let mut is_reached = true;
+    for check in ["proxy", "dns", "tcp", "tls"] {
+        let is_by_proxy = proxy.is_some() && matches!(check, "dns" | "tcp");
+        if let Some((_, found, cure)) = fault.filter(|(failed, ..)| *failed == check) {
+            report.failed(check, found, *cure);
+            is_reached = false;
+            continue;
+        }
+        match (check, &proxy, &host) {
+            ("proxy", None, _) => report.ok(check, "none"),
+            _ if !is_reached => report.skipped(check, NO_CONNECTION),
+            ("proxy", Some(proxy), _) => report.ok(check, format!("{proxy} opens connections")),
+            _ if is_by_proxy => report.skipped(check, "the proxy does this"),
+            ("dns", _, Some(Host::Domain(name))) => {
+                report.ok(check, format!("{name} has an address"));
+            }
+            ("dns", ..) => report.skipped(check, "the URL has an address, no name"),
+            ("tcp", ..) => report.ok(check, format!("connected to {server}")),
+            _ if exchange.endpoint.is_https() => report.ok(check, "the certificate is valid"),
+            _ => report.skipped(check, "plain http, within this machine"),
+        }
+    }
+}
+
+fn report_failure(report: &mut CheckReport, exchange: &Exchange, error: &(dyn Error + 'static)) {
+    let failure = transport_failure(error, exchange.server()).error;
+    let Some(connection) = failure.connection_failure() else {
+        report_stages(report, exchange, None);
+        report.failed(
+            "answer",
+            "the answer is not HTTP",
+            MintErrorKind::MalformedResponse.what_to_do(),
+        );
+        report.skipped("clock", "the answer has no date");
+        return;
+    };
+    let cause = connection.cause();
+    let (found, cure) = (connection.to_string(), cause.what_to_do());
+    let has_proxy = proxy_of(exchange).is_some();
+    let stage = match cause {
+        Cause::Dns => "dns",
+        Cause::Tls => "tls",
+        Cause::Proxy => "proxy",
+        _ if has_no_connection(error) && has_proxy => "proxy",
+        _ if has_no_connection(error) => "tcp",
+        _ => "answer",
+    };
+    let fault = match certificate_fault(error) {
+        Some((fault, cure)) => (stage, format!("{found}: {fault}"), cure),
+        None if stage == "tcp" && cause == Cause::TimedOut => (
+            stage,
+            format!("no connection to {} in time", exchange.server()),
+            "check whether a firewall drops what is sent to Released, and whether this machine's DNS answers",
+        ),
+        None => (stage, found, cure),
+    };
+    let is_connected = stage == "answer";
+    report_stages(report, exchange, Some(&fault).filter(|_| !is_connected));
+    if is_connected {
+        report.failed("answer", fault.1, fault.2);
+    } else {
+        report.skipped("answer", NO_CONNECTION);
+    }
+    report.skipped(
+        "clock",
+        if is_connected {
+            "there is no answer"
+        } else {
+            NO_CONNECTION
+        },
+    );
+}
+
+fn report_answer(
+    report: &mut CheckReport,
+    exchange: &Exchange,
+    answer: &Response<Bytes>,
+    at: SystemTime,
+) {
+    report_stages(report, exchange, None);
+    let (status, headers) = (answer.status(), answer.headers());
+    let not_released = MintErrorKind::MalformedResponse.what_to_do();
+    if status.is_redirection() {
+        let target = redirect_target(headers, exchange.endpoint.url());
+        report.failed(
+            "answer",
+            format!(
+                "a redirect ({}){target}, which is not followed",
+                status.as_u16()
+            ),
+            not_released,
+        );
+    } else if status.is_success() && is_html(headers) {
+        report.warning(
+            "answer",
+            format!("a page ({}), where a token API has none", status.as_u16()),
+            not_released,
+        );
+    } else if status.is_server_error() {
+        report.warning(
+            "answer",
+            format!("the server is failing ({})", status.as_u16()),
+            MintErrorKind::Unavailable.what_to_do(),
+        );
+    } else {
+        report.ok(
+            "answer",
+            format!(
+                "status {}; without the secret, any answer is good",
+                status.as_u16()
+            ),
+        );
+    }
+    report_clock(report, headers, at);
+}
+
+/// Returns the origin to which a redirect leads. Its path could contain anything.
+fn redirect_target(headers: &HeaderMap, base: &Url) -> String {
+    let target = headers
+        .get(LOCATION)
+        .and_then(|location| location.to_str().ok())
+        .and_then(|location| base.join(location).ok());
+    target.map_or_else(String::new, |target| {
+        format!(" to {}", target.origin().ascii_serialization())
+    })
+}
+
+fn is_html(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        value
+            .as_bytes()
+            .to_ascii_lowercase()
+            .starts_with(b"text/html")
+    })
+}
+
+/// Compares this machine's clock with the answer's date. `at` is when the answer was written, by this machine's clock.
+fn report_clock(report: &mut CheckReport, headers: &HeaderMap, at: SystemTime) {
+    let date = headers
+        .get(DATE)
+        .and_then(|date| date.to_str().ok())
+        .and_then(|date| httpdate::parse_http_date(date).ok());
+    let Some(date) = date else {
+        report.skipped("clock", "the answer has no date");
+        return;
+    };
+    // A date has no fractions of seconds: on average, it is half a second old.
+    let date = date + Duration::from_millis(500);
+    let (difference, side) = match at.duration_since(date) {
+        Ok(ahead) => (ahead, "ahead of"),
+        Err(behind) => (behind.duration(), "behind"),
+    };
+    if difference > LARGEST_SKEW {
+        report.warning(
+            "clock",
+            format!(
+                "this machine's clock is {} {side} the server's",
+                in_words(difference.as_secs())
+            ),
+            "set this machine's clock, for example with NTP: certificates and the life of tokens depend on it",
+        );
+    } else if difference.as_secs() == 0 {
+        report.ok("clock", "the same as the server's");
+    } else {
+        report.ok(
+            "clock",
+            format!("{} {side} the server's", in_words(difference.as_secs())),
+        );
+    }
+}
+
+fn report_failed_mint(report: &mut CheckReport, error: &MintError) {
+    let mut found = error.event();
+    if let Some(failure) = error.connection_failure() {
+        found = detailed(error, failure);
+    }
+    let mut cure = error.cure();
+    match error.kind() {
+        MintErrorKind::Unauthorized => {
+            cure +=
+                "; to compare it with another server's, use the first digits of its SHA-256, above";
+        }
+        MintErrorKind::Rejected => {
+            // Released documents none of these statuses.
+            cure = format!("probably the account id is wrong: {cure}");
+        }
+        _ => {}
+    }
+    if let Some(delay) = error.retry_after() {
+        let delay = in_words(delay.as_secs().max(1));
+        cure = format!("{cure}; it can be tried again in {delay}");
+    }
+    report.failed("mint", found, cure);
+}
+
+fn detailed(error: &MintError, failure: &ConnectionFailure) -> String {
+    if error.kind() == MintErrorKind::Connect {
+        failure.to_string()
+    } else {
+        format!("{}: {failure}", error.event())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_odd_about_a_credential_is_said_without_it() {
+        for (value, found) in [
+            ("s3cret", None),
+            ("\"s3cret", Some("quote")),
+            ("s3cret'", Some("quote")),
+            ("s3 cret", Some("white space")),
+            ("RELEASED_SHARED_SECRET=s3cret", Some("variable")),
+        ] {
+            let mut report = CheckReport::default();
+            report_credential(&mut report, "secret", value.as_bytes());
+            let text = report.to_string();
+            assert_eq!(
+                report.lines()[0].outcome == CheckOutcome::Warning,
+                found.is_some(),
+                "{text}"
+            );
+            assert!(found.is_none_or(|found| text.contains(found)), "{text}");
+            assert!(!text.contains("s3"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_credential_is_recognised_by_its_digest() {
+        let mut report = CheckReport::default();
+        report_credential(&mut report, "secret", b"s3cret");
+        // printf %s s3cret | sha256sum
+        assert_eq!(report.lines()[0].found, "6 characters, SHA-256 1ec1c26b…");
+    }
+}
