@@ -312,7 +312,7 @@ impl MintErrorKind {
     }
 }
 
-/// Writes the [`event`](MintError::event), then the [`cure`](MintError::cure).
+/// Writes what happened, then what to do.
 impl fmt::Display for MintError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.event(), self.cure())

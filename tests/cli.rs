@@ -327,6 +327,18 @@ async fn a_redirect_to_a_sign_in_page_is_named() {
         ],
     );
 
+    // The cookie does not leave its host.
+    let elsewhere = format!("http://{address}/roadmap");
+    let redirect = get(async move || (StatusCode::FOUND, [(LOCATION, elsewhere.clone())]));
+    let url = format!(
+        "http://{}/",
+        serve(Router::new().route("/", redirect)).await
+    );
+    let output = run
+        .check(&["--page", &url, "--header", "Cookie: id=s3ssion"])
+        .await;
+    output.says(1, &[&sign_in]);
+
     // The token API itself redirects, as a network with a sign-in does.
     released.reply_always(Reply::status(302).header("location", "https://wifi.example/"));
     run.check(&AS).await.says(

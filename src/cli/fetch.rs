@@ -40,12 +40,11 @@ pub(crate) async fn fetch(url: Url, own: &HeaderMap) -> Result<Fetched, Unreacha
 }
 
 async fn follow(mut url: Url, own: &HeaderMap) -> Result<Fetched, Unreachable> {
-    let first = url.origin();
+    let first = url.clone();
     let mut redirects = 0;
     loop {
         let mut headers = of_a_browser();
-        // A cookie is for one origin only.
-        if url.origin() == first {
+        if may_have_headers_of(&first, &url) {
             // They replace a browser's.
             for name in own.keys() {
                 headers.remove(name);
@@ -81,6 +80,15 @@ async fn follow(mut url: Url, own: &HeaderMap) -> Result<Fetched, Unreachable> {
             }
         }
     }
+}
+
+/// Returns whether the headers for one URL may be sent to another: to the same origin only, or to the same host over
+/// HTTPS, to which most servers redirect.
+fn may_have_headers_of(first: &Url, url: &Url) -> bool {
+    let is_upgrade = (first.scheme(), url.scheme()) == ("http", "https")
+        && (first.port(), url.port()) == (None, None)
+        && first.host() == url.host();
+    url.origin() == first.origin() || is_upgrade
 }
 
 /// Returns where a redirect leads.
@@ -119,4 +127,29 @@ fn of_a_browser() -> HeaderMap {
     .into_iter()
     .map(|(name, value)| (name, HeaderValue::from_static(value)))
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cookie_goes_to_its_own_host_only() {
+        for (first, url, may) in [
+            ("https://a.example/x", "https://a.example/y", true),
+            ("http://a.example/", "https://a.example/", true),
+            ("http://a.example:8080/", "https://a.example/", false),
+            ("https://a.example/", "http://a.example/", false),
+            ("https://a.example/", "https://a.example:8443/", false),
+            ("https://a.example/", "https://login.a.example/", false),
+            ("http://a.example/", "https://b.example/", false),
+        ] {
+            let parse = |url: &str| Url::parse(url).expect("a URL");
+            assert_eq!(
+                may_have_headers_of(&parse(first), &parse(url)),
+                may,
+                "{first} {url}"
+            );
+        }
+    }
 }
