@@ -104,7 +104,8 @@ async fn main() -> Result<(), BoxError> {
     let acme = FakeReleased::builder().account("acc_acme").start().await?;
     let globex = acme.add_account("acc_globex", "a secret of its own");
     let script = embed::script().src(acme.embed_script_url());
-    let app = app(clients(&[acme, globex])?, script);
+    let accounts = [acme, globex]; // the fake stops with its last handle
+    let app = app(clients(&accounts)?, script);
 
     let port = env::var("PORT").map_or(Ok(3000), |port| port.parse::<u16>())?;
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;

@@ -65,10 +65,10 @@ impl PendingToken {
     ///
     /// # Who drives it
     ///
-    /// The future is not polled before the first [`get`](Self::get). If it does not end at once, a `tokio` task drives it
-    /// from then on, until it ends or the promise's last clone is dropped. So it goes on while your code does something
-    /// else, and whatever becomes of the first `get`. To start it early, poll `get` once, or spawn a task that calls `get`
-    /// on a clone.
+    /// The future is not polled before the first [`get`](Self::get). If it does not end at once, a task drives it from then
+    /// on, in the `tokio` runtime in which `get` was polled, until it ends or the promise's last clone is dropped. So it
+    /// goes on while your code does something else, and whatever becomes of the first `get`. To start it early, spawn a
+    /// task that calls `get` on a clone.
     ///
     /// Outside of a `tokio` runtime there is no such task: then await `get` to its end, or drop the promise.
     ///
@@ -865,6 +865,32 @@ mod loom {
             assert!(is_left_to_task, "nobody drives it");
             // One for the test, one for the promise, one for the task; the mint's own waker is not known to the gate any more.
             drop(pending);
+        });
+    }
+
+    #[test]
+    fn a_promise_made_by_hand_gets_exactly_one_task_when_two_ask() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime");
+        check(move || {
+            let _entered = runtime.enter();
+            let gate = Arc::<Gate>::default();
+            let pending = PendingToken {
+                shared: Shared::new(gate.mint(), Head::Absent),
+            };
+            let ask_once = |pending: &PendingToken| {
+                let cx = &mut Context::from_waker(Waker::noop());
+                assert!(pending.shared.poll(cx, Asker::Holder).is_pending());
+            };
+            let other = thread::spawn({
+                let pending = pending.clone();
+                move || ask_once(&pending)
+            });
+            ask_once(&pending);
+            other.join().expect("no panic");
+            let has_task = matches!(&*pending.shared.state(), State::Running(running) if matches!(running.head, Head::Left(None)));
+            assert!(has_task, "nobody drives it");
         });
     }
 

@@ -7,9 +7,7 @@ pub(crate) use tracing::{debug, warn};
 use tracing::field::Empty;
 use tracing::{Instrument, Span, debug_span};
 
-use crate::error::MintError;
-#[cfg(feature = "metrics")]
-use crate::error::MintErrorKind;
+use crate::error::{MintError, MintErrorKind};
 
 /// Counts a page that requested a token, by outcome: `minted`, `anonymous`, `cancelled`, or the kind of the error.
 pub(crate) fn count_page(outcome: &'static str) {
@@ -66,9 +64,13 @@ impl MintSpan {
         mint.instrument(self.span.clone())
     }
 
-    /// Records the end of the mint. A mint that was dropped has no end, and is no error.
+    /// Records the end of the mint. A mint that was dropped has no end, and is no error. Neither is one of a disabled
+    /// client.
     pub(crate) fn end<T>(self, result: &Result<T, MintError>) {
         if let Err(error) = result {
+            if error.kind() == MintErrorKind::Disabled {
+                return;
+            }
             self.span.record("error.type", error.kind().as_str());
             self.span.record("otel.status_code", ERROR);
         }

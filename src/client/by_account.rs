@@ -17,7 +17,8 @@ use crate::user::User;
 /// Creates a minter that mints with the client of the user's account.
 ///
 /// `client` is called for each mint with the id that the resolver set with [`User::in_account`], and returns the client of
-/// this account, or `None` if there is none. Build the clients once, and return clones, which are cheap.
+/// this account, or `None` if there is none. Build the clients once, and return clones, which are cheap. Keep them in
+/// memory: the closure must not block.
 ///
 /// # Whom it serves
 ///

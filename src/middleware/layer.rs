@@ -39,7 +39,7 @@ use crate::user::InvalidUser;
 ///
 /// A handler never gets a token that a layer further out minted, because it may be for another user or account. If the
 /// outer layer mints before the handler and the inner one mints, too, a warning is logged, once for each layer. With the
-/// other timings, the layers cannot tell.
+/// other timings there is no warning; an outer layer with [`MintTiming::OnExtraction`] then mints nothing.
 ///
 /// So filters that overlap cost a mint and bring nothing. For a part of the routes, use `route_layer` with a clone of the
 /// layer for each part, as in [`timing`](Self::timing). For several accounts, use one layer with
