@@ -9,7 +9,7 @@ use tower::Layer;
 
 use super::service::FillService;
 
-/// Sets `auth-token` on Released's elements in the HTML of the inner service; see the [module](self).
+/// Sets `auth-token` on Released's elements in the HTML of the inner service; see the [module](crate::embed::fill).
 ///
 /// It belongs *inside* of the [`ReleasedTokenLayer`](crate::ReleasedTokenLayer).
 #[must_use = "a layer does nothing until it is put around a service"]

@@ -91,6 +91,10 @@
 //! Somebody who can put HTML into your page can put an element with a channel of their own there, and its embed gets
 //! the token. Name your own channels with [`channels`](FillLayer::channels).
 //!
+//! # Rust version
+//!
+//! The feature `fill` needs Rust 1.88.
+//!
 //! # Errors
 //!
 //! The layer adds no errors. The inner service's error and the inner body's error pass on.
