@@ -22,6 +22,7 @@ mod admission;
 mod attempts;
 mod builder;
 mod check;
+mod check_connection;
 pub(crate) mod check_token;
 mod circuit;
 mod config;
