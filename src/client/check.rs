@@ -1,27 +1,19 @@
 //! Checks of a client, from its configuration to a token.
 
-use std::error::Error;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
-use bytes::Bytes;
 use hmac_sha256::Hash;
-use http::header::{CONTENT_TYPE, DATE, LOCATION};
-use http::{HeaderMap, Response};
 use tokio::time::timeout;
-use url::{Host, Url};
 
 use super::ReleasedClient;
-use super::check_token::{self, LARGEST_SKEW, Origin};
+use super::check_connection::{NO_CONNECTION, report_answer, report_failure, report_stages};
+use super::check_token::{self, Origin};
 use super::exchange::Exchange;
-use super::failure::{certificate_fault, has_no_connection, transport_failure};
 use super::report::{CheckOutcome, CheckReport, in_words};
-#[cfg(any(feature = "rustls", feature = "native-tls"))]
-use super::transport::hyper;
-use crate::connection::{Cause, ConnectionFailure};
+use crate::connection::ConnectionFailure;
 use crate::error::{MintError, MintErrorKind};
 use crate::user::User;
 
-const NO_CONNECTION: &str = "there is no connection";
 const WHERE_THE_SECRET_IS: &str = "copy it again from Released's settings, under User verification";
 
 impl ReleasedClient {
@@ -201,210 +193,6 @@ fn oddity(text: &str) -> Option<&'static str> {
         Some("it has the name of a variable inside")
     } else {
         None
-    }
-}
-
-/// The proxy's host and port, if the client uses one.
-fn proxy_of(exchange: &Exchange) -> Option<String> {
-    #[cfg(any(feature = "rustls", feature = "native-tls"))]
-    {
-        let endpoint = &exchange.endpoint;
-        let proxy = hyper::proxy_for(endpoint.uri(), endpoint.is_loopback())?;
-        // Without the user name and the password.
-        let url = Url::parse(&proxy.uri().to_string()).ok()?;
-        let port = url.port_or_known_default().unwrap_or_default();
-        Some(format!("{}:{port}", url.host_str()?))
-    }
-    #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
-    {
-        let _ = exchange;
-        None
-    }
-}
-
-/// A stage that failed, what was found, and the cure.
-type Fault = (&'static str, String, &'static str);
-
-/// Reports the stages of a connection: all are well, or one failed and the later ones were not reached.
-fn report_stages(report: &mut CheckReport, exchange: &Exchange, fault: Option<&Fault>) {
-    if !exchange.has_own_client() {
-        match fault {
-            Some((_, found, cure)) => report.failed("service", found, *cure),
-            None => report.ok("service", "the application's own HTTP service connects"),
-        }
-        return;
-    }
-    let proxy = proxy_of(exchange);
-    let host = exchange.endpoint.url().host();
-    let server = exchange.server();
-    let mut is_reached = true;
-    for check in ["proxy", "dns", "tcp", "tls"] {
-        let is_by_proxy = proxy.is_some() && matches!(check, "dns" | "tcp");
-        if let Some((_, found, cure)) = fault.filter(|(failed, ..)| *failed == check) {
-            report.failed(check, found, *cure);
-            is_reached = false;
-            continue;
-        }
-        match (check, &proxy, &host) {
-            ("proxy", None, _) => report.ok(check, "none"),
-            _ if !is_reached => report.skipped(check, NO_CONNECTION),
-            ("proxy", Some(proxy), _) => report.ok(check, format!("{proxy} opens connections")),
-            _ if is_by_proxy => report.skipped(check, "the proxy does this"),
-            ("dns", _, Some(Host::Domain(name))) => {
-                report.ok(check, format!("{name} has an address"));
-            }
-            ("dns", ..) => report.skipped(check, "the URL has an address, no name"),
-            ("tcp", ..) => report.ok(check, format!("connected to {server}")),
-            _ if exchange.endpoint.is_https() => report.ok(check, "the certificate is valid"),
-            _ => report.skipped(check, "plain http, within this machine"),
-        }
-    }
-}
-
-fn report_failure(report: &mut CheckReport, exchange: &Exchange, error: &(dyn Error + 'static)) {
-    let failure = transport_failure(error, exchange.server()).error;
-    let Some(connection) = failure.connection_failure() else {
-        report_stages(report, exchange, None);
-        report.failed(
-            "answer",
-            "the answer is not HTTP",
-            MintErrorKind::MalformedResponse.what_to_do(),
-        );
-        report.skipped("clock", "the answer has no date");
-        return;
-    };
-    let cause = connection.cause();
-    let (found, cure) = (connection.to_string(), cause.what_to_do());
-    let has_proxy = proxy_of(exchange).is_some();
-    let stage = match cause {
-        Cause::Dns => "dns",
-        Cause::Tls => "tls",
-        Cause::Proxy => "proxy",
-        _ if has_no_connection(error) && has_proxy => "proxy",
-        _ if has_no_connection(error) => "tcp",
-        _ => "answer",
-    };
-    let fault = match certificate_fault(error) {
-        Some((fault, cure)) => (stage, format!("{found}: {fault}"), cure),
-        None if stage == "tcp" && cause == Cause::TimedOut => (
-            stage,
-            format!("no connection to {} in time", exchange.server()),
-            "check whether a firewall drops what is sent to Released, and whether this machine's DNS answers",
-        ),
-        None => (stage, found, cure),
-    };
-    let is_connected = stage == "answer";
-    report_stages(report, exchange, Some(&fault).filter(|_| !is_connected));
-    if is_connected {
-        report.failed("answer", fault.1, fault.2);
-    } else {
-        report.skipped("answer", NO_CONNECTION);
-    }
-    report.skipped(
-        "clock",
-        if is_connected {
-            "there is no answer"
-        } else {
-            NO_CONNECTION
-        },
-    );
-}
-
-fn report_answer(
-    report: &mut CheckReport,
-    exchange: &Exchange,
-    answer: &Response<Bytes>,
-    at: SystemTime,
-) {
-    report_stages(report, exchange, None);
-    let (status, headers) = (answer.status(), answer.headers());
-    let not_released = MintErrorKind::MalformedResponse.what_to_do();
-    if status.is_redirection() {
-        let target = redirect_target(headers, exchange.endpoint.url());
-        report.failed(
-            "answer",
-            format!(
-                "a redirect ({}){target}, which is not followed",
-                status.as_u16()
-            ),
-            not_released,
-        );
-    } else if status.is_success() && is_html(headers) {
-        report.warning(
-            "answer",
-            format!("a page ({}), where a token API has none", status.as_u16()),
-            not_released,
-        );
-    } else if status.is_server_error() {
-        report.warning(
-            "answer",
-            format!("the server is failing ({})", status.as_u16()),
-            MintErrorKind::Unavailable.what_to_do(),
-        );
-    } else {
-        report.ok(
-            "answer",
-            format!(
-                "status {}; without the secret, any answer is good",
-                status.as_u16()
-            ),
-        );
-    }
-    report_clock(report, headers, at);
-}
-
-/// Returns the origin to which a redirect leads. Its path could contain anything.
-fn redirect_target(headers: &HeaderMap, base: &Url) -> String {
-    let target = headers
-        .get(LOCATION)
-        .and_then(|location| location.to_str().ok())
-        .and_then(|location| base.join(location).ok());
-    target.map_or_else(String::new, |target| {
-        format!(" to {}", target.origin().ascii_serialization())
-    })
-}
-
-fn is_html(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|value| {
-        value
-            .as_bytes()
-            .to_ascii_lowercase()
-            .starts_with(b"text/html")
-    })
-}
-
-/// Compares this machine's clock with the answer's date. `at` is when the answer was written, by this machine's clock.
-fn report_clock(report: &mut CheckReport, headers: &HeaderMap, at: SystemTime) {
-    let date = headers
-        .get(DATE)
-        .and_then(|date| date.to_str().ok())
-        .and_then(|date| httpdate::parse_http_date(date).ok());
-    let Some(date) = date else {
-        report.skipped("clock", "the answer has no date");
-        return;
-    };
-    // A date has no fractions of seconds: on average, it is half a second old.
-    let date = date + Duration::from_millis(500);
-    let (difference, side) = match at.duration_since(date) {
-        Ok(ahead) => (ahead, "ahead of"),
-        Err(behind) => (behind.duration(), "behind"),
-    };
-    if difference > LARGEST_SKEW {
-        report.warning(
-            "clock",
-            format!(
-                "this machine's clock is {} {side} the server's",
-                in_words(difference.as_secs())
-            ),
-            "set this machine's clock, for example with NTP: certificates and the life of tokens depend on it",
-        );
-    } else if difference.as_secs() == 0 {
-        report.ok("clock", "the same as the server's");
-    } else {
-        report.ok(
-            "clock",
-            format!("{} {side} the server's", in_words(difference.as_secs())),
-        );
     }
 }
 

@@ -23,6 +23,7 @@ mod attempts;
 mod builder;
 mod by_account;
 mod check;
+mod check_connection;
 pub(crate) mod check_token;
 mod circuit;
 mod config;
