@@ -23,6 +23,8 @@ use tower_released::testing::{FakeReleased, Reply};
 mod facts;
 #[path = "browser/facts.rs"]
 mod facts_page;
+#[path = "browser/fill.rs"]
+mod fill;
 #[path = "browser/lab.rs"]
 mod lab;
 #[path = "../examples/demo/pages.rs"]
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
         (trials, true),
         (token_script::trials(), true),
         (facts_page::trials(), true),
+        (fill::trials(), true),
         (token_script::trials_with_turbo(), lab::is_turbo_there()),
         (react::trials(), react::is_page_there()),
     ];
