@@ -5,6 +5,7 @@
 //! | [`setting_up`] | you start: from nothing to the first private page |
 //! | [`vouching`] | you write the resolver: for whom may you vouch? |
 //! | [`embedding`] | you write the page |
+//! | [`existing_pages`] | your pages are files, or another application's |
 //! | [`csp`] | your pages have a Content-Security-Policy |
 //! | [`caching`] | a cache or a CDN is in front of your application |
 //! | [`single_page_apps`] | the browser puts the page together, or the page is cached |
@@ -21,6 +22,9 @@ pub mod vouching {}
 
 #[doc = include_str!("docs/embedding.md")]
 pub mod embedding {}
+
+#[doc = include_str!("docs/existing_pages.md")]
+pub mod existing_pages {}
 
 #[doc = include_str!("docs/csp.md")]
 pub mod csp {}

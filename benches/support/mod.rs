@@ -286,6 +286,23 @@ impl Visitors {
     }
 }
 
+impl Visitors {
+    /// Loads one page, and says how long its first bytes took.
+    fn wait_for_first_byte(&mut self) -> Duration {
+        let (request, requests) = (self.request.clone(), &mut self.connections[0]);
+        self.runtime.block_on(async {
+            requests.ready().await.unwrap();
+            let start = Instant::now();
+            let response = requests.send_request(request).await.unwrap();
+            let mut body = response.into_body();
+            body.frame().await.unwrap().unwrap();
+            let took = start.elapsed();
+            body.collect().await.unwrap();
+            took
+        })
+    }
+}
+
 /// How many iterations of the one before it is the other's turn: some milliseconds, as the machine's pace changes in less than a
 /// second.
 const IN_TURN: u64 = 256;
@@ -443,5 +460,12 @@ impl Site {
         let start = Instant::now();
         self.visitors.load(pages, self.expected);
         start.elapsed()
+    }
+
+    /// How long a visitor waits for the first bytes of so many pages. The rest is loaded, too.
+    pub(crate) fn latency_of_first_byte(&mut self, pages: u64) -> Duration {
+        (0..pages)
+            .map(|_| self.visitors.wait_for_first_byte())
+            .sum()
     }
 }

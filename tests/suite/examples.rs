@@ -80,6 +80,10 @@ fn code_in_the_readme_and_the_guides_is_at_most_80_columns_wide() {
         ("csp.md", include_str!("../../src/docs/csp.md")),
         ("embedding.md", include_str!("../../src/docs/embedding.md")),
         (
+            "existing_pages.md",
+            include_str!("../../src/docs/existing_pages.md"),
+        ),
+        (
             "leaked_secret.md",
             include_str!("../../src/docs/leaked_secret.md"),
         ),
