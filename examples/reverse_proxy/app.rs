@@ -66,6 +66,7 @@ async fn forward(State(proxy): State<Proxy>, mut request: Request) -> Response {
     let headers = request.headers_mut();
     remove_hop_by_hop(headers);
     // The client writes the application's own name. Applications need the other for their links.
+    headers.remove("x-forwarded-host");
     if let Some(host) = headers.remove(HOST) {
         headers.insert("x-forwarded-host", host);
     }

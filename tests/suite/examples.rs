@@ -2,8 +2,16 @@
 
 use std::ffi::OsString;
 
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderMap, Request};
+use tower::ServiceExt;
+use tower_released::testing::StubMinter;
+
 #[path = "../../examples/support/account.rs"]
 mod account;
+#[path = "../../examples/reverse_proxy/app.rs"]
+mod reverse_proxy;
 
 #[test]
 fn an_example_starts_the_fake_only_if_no_variable_names_an_account() {
@@ -117,4 +125,51 @@ fn code_in_the_readme_and_the_guides_is_at_most_80_columns_wide() {
             assert!(line.chars().count() <= 80, "{name}: {line}");
         }
     }
+}
+
+#[tokio::test]
+async fn the_reverse_proxy_passes_no_header_of_a_connection() {
+    let application = Router::new().fallback(async |headers: HeaderMap| {
+        let mut lines: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().expect("text")))
+            .filter(|line| !line.starts_with("host: "))
+            .collect();
+        lines.sort();
+        let answer = [
+            ("connection", "x-hop"),
+            ("x-hop", "1"),
+            ("keep-alive", "timeout=5"),
+            ("x-end", "2"),
+        ];
+        (answer, lines.join("\n"))
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move { axum::serve(listener, application).await });
+    let proxy =
+        reverse_proxy::app(StubMinter::new(), &format!("http://{address}/")).expect("an address");
+
+    let request = Request::get("/page?a=b")
+        .header("host", "acme.example")
+        .header("connection", "keep-alive, x-hop")
+        .header("x-hop", "1")
+        .header("te", "trailers")
+        .header("upgrade", "h2c")
+        .header("x-forwarded-host", "elsewhere.example")
+        .header("x-end", "2")
+        .body(Body::empty())
+        .expect("a request");
+    let response = proxy.oneshot(request).await.expect("infallible");
+    for name in ["connection", "x-hop", "keep-alive"] {
+        assert!(!response.headers().contains_key(name), "{name}");
+    }
+    assert_eq!(response.headers()["x-end"], "2");
+    let seen = to_bytes(response.into_body(), 4096).await.expect("a body");
+    assert_eq!(
+        seen,
+        "x-end: 2\nx-forwarded-host: acme.example\nx-forwarded-proto: http"
+    );
 }
