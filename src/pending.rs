@@ -877,7 +877,7 @@ mod loom {
             let _entered = runtime.enter();
             let gate = Arc::<Gate>::default();
             let pending = PendingToken {
-                shared: Shared::new(gate.mint(), Head::Absent),
+                shared: Shared::new(|_| gate.mint(), Head::Absent),
             };
             let ask_once = |pending: &PendingToken| {
                 let cx = &mut Context::from_waker(Waker::noop());
