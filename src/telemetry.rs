@@ -4,10 +4,27 @@
 pub(crate) use tracing::info;
 pub(crate) use tracing::{debug, warn};
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tracing::field::Empty;
 use tracing::{Instrument, Span, debug_span};
 
 use crate::error::{MintError, MintErrorKind};
+
+/// Says once that it is the first time: for a warning that would otherwise be logged for every page.
+#[derive(Debug, Default)]
+pub(crate) struct Once(AtomicBool);
+
+impl Once {
+    pub(crate) fn is_first(&self) -> bool {
+        self.is_first_if(|| true)
+    }
+
+    /// Asks for the condition only until the first time.
+    pub(crate) fn is_first_if(&self, condition: impl FnOnce() -> bool) -> bool {
+        !self.0.load(Ordering::Relaxed) && condition() && !self.0.swap(true, Ordering::Relaxed)
+    }
+}
 
 /// Counts a page that requested a token, by outcome: `minted`, `anonymous`, `cancelled`, or the kind of the error.
 pub(crate) fn count_page(outcome: &'static str) {

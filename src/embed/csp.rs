@@ -128,7 +128,7 @@ fn nonce_in<'a>(source: &Cow<'a, str>) -> Option<&'a str> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sources {
     pub(crate) by_kind: Vec<(Kind, Vec<String>)>,
-    has_hub: bool,
+    pub(super) has_hub: bool,
 }
 
 impl Sources {
@@ -260,18 +260,17 @@ impl Sources {
         }
         policy.to_string()
     }
+}
 
-    /// Returns whether one of these policies, into which the sources were merged, blocks the portal's frame.
-    ///
-    /// Without [`hub`](Self::hub) the host is unknown. Then a policy that allows a host of Released's may allow it.
-    pub(crate) fn leave_hub_blocked(&self, policies: &str) -> bool {
-        let is_blocked_by = |policy| {
-            Policy::parse(policy)
-                .sources(Kind::Frame)
-                .is_some_and(|sources| !sources.iter().any(|source| may_be_a_hub(source)))
-        };
-        !self.has_hub && policies.split(',').any(is_blocked_by)
-    }
+/// Returns whether one of these policies, into which sources without a hub were merged, blocks the portal's frame.
+///
+/// Without [`hub`](Sources::hub) the host is unknown. Then a policy that allows a host of Released's may allow it.
+pub(super) fn leaves_hub_blocked(policies: &str) -> bool {
+    policies.split(',').any(|policy| {
+        Policy::parse(policy)
+            .sources(Kind::Frame)
+            .is_some_and(|sources| !sources.iter().any(|source| may_be_a_hub(source)))
+    })
 }
 
 pub(crate) fn may_be_a_hub(source: &str) -> bool {

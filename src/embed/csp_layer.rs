@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use http::header::{
@@ -12,10 +11,10 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use super::csp::Sources;
+use super::csp::{Sources, leaves_hub_blocked};
 use crate::middleware::CarriesToken;
 use crate::pending::PendingToken;
-use crate::telemetry::warn;
+use crate::telemetry::{Once, warn};
 
 /// Merges [`Sources`] into the `Content-Security-Policy` and `Content-Security-Policy-Report-Only` of responses that
 /// may carry a token; see [`csp`](super::csp).
@@ -65,9 +64,9 @@ pub struct CspLayer {
 /// The warnings that were logged already: a layer in the wrong place would log them for every page.
 #[derive(Debug, Default)]
 struct Warned {
-    is_inside: AtomicBool,
-    has_no_policy: AtomicBool,
-    hub_is_blocked: AtomicBool,
+    is_inside: Once,
+    has_no_policy: Once,
+    hub_is_blocked: Once,
 }
 
 impl CspLayer {
@@ -95,8 +94,7 @@ impl CspLayer {
         if !is_page(headers) {
             return;
         }
-        if carries_token && !has_policy && !self.warned.has_no_policy.swap(true, Ordering::Relaxed)
-        {
+        if carries_token && !has_policy && self.warned.has_no_policy.is_first() {
             warn!(
                 "a response with an auth token has no Content-Security-Policy to merge into; put the CspLayer outside of \
                  what sets the policy, or remove it"
@@ -104,15 +102,10 @@ impl CspLayer {
         }
         // A policy that only reports blocks nothing.
         let blocks_hub = || {
-            headers
-                .get_all(CONTENT_SECURITY_POLICY)
-                .iter()
-                .any(|policies| self.sources.leave_hub_blocked(&decode(policies)))
+            let mut policies = headers.get_all(CONTENT_SECURITY_POLICY).iter();
+            !self.sources.has_hub && policies.any(|policy| leaves_hub_blocked(&decode(policy)))
         };
-        if !self.warned.hub_is_blocked.load(Ordering::Relaxed)
-            && blocks_hub()
-            && !self.warned.hub_is_blocked.swap(true, Ordering::Relaxed)
-        {
+        if self.warned.hub_is_blocked.is_first_if(blocks_hub) {
             warn!(
                 "a Content-Security-Policy blocks the frame of Released's hub, so the embed shows \"Communication \
                  error\"; call hub(..) on the sources of the CspLayer, with the hub's host, such as acme.releasedhub.com"
@@ -153,7 +146,7 @@ where
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let is_inside = request.extensions().get::<PendingToken>().is_some();
-        if is_inside && !self.layer.warned.is_inside.swap(true, Ordering::Relaxed) {
+        if is_inside && self.layer.warned.is_inside.is_first() {
             warn!(
                 "the CspLayer is inside of the ReleasedTokenLayer, so it cannot see which responses carry a token; put it \
                  outside"

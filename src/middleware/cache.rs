@@ -1,7 +1,5 @@
 //! Keeps a page with a token out of every cache.
 
-use std::sync::atomic::Ordering;
-
 use http::header::{
     CACHE_CONTROL, CONTENT_TYPE, ETAG, EXPIRES, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH,
     LAST_MODIFIED,
@@ -57,7 +55,7 @@ pub(crate) fn mark<B>(response: &mut Response<B>, settings: &Settings) {
     response.extensions_mut().insert(CarriesToken);
     if settings.cache_control == CacheControl::NoStore {
         let was_public = forbid(response.headers_mut());
-        if was_public && !settings.warned_of_public.swap(true, Ordering::Relaxed) {
+        if was_public && settings.warned_of_public.is_first() {
             warn!(
                 "the handler made a response public that may carry an auth token; it is `private, no-store` now"
             );

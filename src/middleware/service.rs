@@ -2,7 +2,6 @@
 
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
@@ -39,11 +38,7 @@ impl<S, P> ReleasedTokenService<S, P> {
     }
 
     fn warn_of_nesting(&self) {
-        if !self
-            .settings
-            .warned_of_nesting
-            .swap(true, Ordering::Relaxed)
-        {
+        if self.settings.warned_of_nesting.is_first() {
             warn!(
                 "two ReleasedTokenLayers minted for one request, and the handler gets the inner one's token; give each route one layer, \
                  or `.timing(MintTiming::OnExtraction)` to the outer one; for several accounts, see client::by_account"

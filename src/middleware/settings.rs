@@ -2,11 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use http::request::Parts;
 
 use crate::pending::{Gate, Mint};
+use crate::telemetry::Once;
 
 /// Says when the token is minted, relative to the handler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,9 +68,9 @@ pub(crate) struct Settings {
     pub(crate) timing: MintTiming,
     pub(crate) cache_control: CacheControl,
     /// Whether a handler was warned of that makes responses public: it does so for every page.
-    pub(crate) warned_of_public: Arc<AtomicBool>,
+    pub(crate) warned_of_public: Arc<Once>,
     /// Whether a second layer around the same handler was warned of: it mints for every page.
-    pub(crate) warned_of_nesting: Arc<AtomicBool>,
+    pub(crate) warned_of_nesting: Arc<Once>,
 }
 
 impl fmt::Debug for Settings {

@@ -24,7 +24,6 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use axum_core::body::Body;
@@ -39,7 +38,7 @@ use tower::Service;
 pub use self::replies::{ErrorReply, TokenReply};
 pub use self::same_site::{InvalidOrigin, ProxyHeader};
 use self::same_site::{Refusal, SameSite};
-use crate::telemetry::warn;
+use crate::telemetry::{Once, warn};
 use crate::token::AuthToken;
 
 /// Answers `POST` with a token, for pages that the browser puts together.
@@ -124,7 +123,7 @@ pub async fn token_endpoint(parts: Parts) -> Response {
 pub struct TokenEndpoint {
     same_site: SameSite,
     /// Whether a refusal was logged that a proxy may have caused. All such refusals have the same cause.
-    warned: Arc<AtomicBool>,
+    warned: Arc<Once>,
 }
 
 impl TokenEndpoint {
@@ -171,7 +170,7 @@ impl TokenEndpoint {
         }
         if let Err(refusal) = self.same_site.check(&parts) {
             if let Refusal::OtherHost { origin, host } = &refusal {
-                if !self.warned.swap(true, Ordering::Relaxed) {
+                if self.warned.is_first() {
                     warn!(
                         ?origin,
                         ?host,

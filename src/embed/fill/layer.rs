@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use tower::Layer;
 
 use super::service::FillService;
+use crate::telemetry::Once;
 
 /// Sets `auth-token` on Released's elements in the HTML of the inner service; see the [module](crate::embed::fill).
 ///
@@ -90,16 +90,6 @@ pub(super) struct Warned {
     pub(super) has_no_token_layer: Once,
     pub(super) is_encoded: Once,
     pub(super) cannot_be_read: Once,
-}
-
-/// Says once that it is the first time.
-#[derive(Debug, Default)]
-pub(super) struct Once(AtomicBool);
-
-impl Once {
-    pub(super) fn is_first(&self) -> bool {
-        !self.0.load(Ordering::Relaxed) && !self.0.swap(true, Ordering::Relaxed)
-    }
 }
 
 /// Says that a fallback was refused; see [`FillLayer::fallback`].
