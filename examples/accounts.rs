@@ -63,7 +63,7 @@ impl Brand {
     }
 }
 
-/// Whoever is signed in, if they belong to the brand. The account comes from the brand, never from the request itself.
+/// The signed-in user, if the user belongs to the brand. The account comes from the brand, never from the request itself.
 fn vouch(parts: &Parts) -> Option<Result<User, tower_released::InvalidUser>> {
     let brand = Brand::of(parts)?;
     // Trust such a header only from a proxy in front that sets it.

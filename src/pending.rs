@@ -79,7 +79,7 @@ impl PendingToken {
     ///
     /// # What the layer would do
     ///
-    /// A future that panics does so in whoever polls it; all others get [`MintErrorKind::Interrupted`].
+    /// A future that panics does so in the caller that polls it. All others get [`MintErrorKind::Interrupted`].
     ///
     /// Nothing is logged or counted, so log the error. Call
     /// [`forbid_caching`](crate::middleware::forbid_caching) on every response that may carry the token. If you put the
@@ -185,7 +185,7 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// Waits until the token is wanted. Whoever wants it polls the mint, so this registers no waker.
+    /// Waits until somebody asks for the token. That caller polls the mint, so this registers no waker.
     pub(crate) async fn pass(&self) {
         poll_fn(|_| {
             let is_open = self.shared.upgrade().is_none_or(|shared| shared.resolve());
@@ -379,7 +379,7 @@ enum Asker {
     Starter,
     /// The layer or the task, which drives what the application started, as far as the application wants it.
     Driver,
-    /// Whoever asks only who is signed in, which starts the resolver.
+    /// A caller that asks only whether somebody is signed in, which starts the resolver.
     Visitor,
 }
 

@@ -166,7 +166,7 @@ impl User {
     /// [`client::by_account`](crate::client::by_account) picks the client of this account. The client of another account
     /// refuses the user. So it does if the id is empty.
     ///
-    /// Take the id from your own records, never from the request alone: whoever chooses it chooses whose portals are
+    /// Take the id from your own records, never from the request alone: a client that chooses it chooses whose portals are
     /// opened.
     ///
     /// # Example

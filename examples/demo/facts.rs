@@ -94,7 +94,7 @@ struct Wanted {
     person: String,
 }
 
-/// Mints for the person whom an experiment needs.
+/// Mints for the person that an experiment names.
 async fn token(State(facts): State<Facts>, Query(wanted): Query<Wanted>) -> impl IntoResponse {
     let (client, user) = match wanted.person.as_str() {
         "second" => (&facts.released, &facts.second),

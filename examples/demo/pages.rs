@@ -206,7 +206,7 @@ pub(crate) async fn about(State(portal): State<Portal>, auth: AuthSession) -> Ma
         p {
             "Tokens come from "
             @if portal.fake.is_some() {
-                "a fake of Released that runs in this process; its embeds only show whom it verified."
+                "a fake of Released that runs in this process; its embeds show only the name of the verified user."
             } @else {
                 "Released itself."
             }

@@ -111,7 +111,7 @@ pub(crate) fn site(client: ReleasedClient, portal: Portal) -> Result<Router, Box
         .merge(facts::routes(client, portal)?))
 }
 
-/// The user whom axum-login found, if somebody is signed in.
+/// The user that axum-login found, if somebody is signed in.
 fn vouch(auth: &AuthSession) -> Option<Result<User, InvalidUser>> {
     let account = auth.user.as_ref()?;
     let user = User::new(account.id, account.email);

@@ -123,7 +123,7 @@ pub(crate) struct SignIn {
     user: String,
 }
 
-/// Signs in whom the button names, or signs out.
+/// Signs in the user that the button names, or signs out.
 pub(crate) async fn sign_in(
     mut auth: AuthSession,
     Form(SignIn { user }): Form<SignIn>,
