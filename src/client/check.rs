@@ -109,7 +109,7 @@ impl ReleasedClient {
                 .iter()
                 .any(|line| line.check == check && line.outcome == CheckOutcome::Failed)
         };
-        if ["configuration", "proxy", "dns", "tcp", "tls", "service"]
+        if ["proxy", "dns", "tcp", "tls", "service"]
             .into_iter()
             .any(has_failed)
         {
