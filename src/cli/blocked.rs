@@ -106,23 +106,18 @@ fn report_blocked(report: &mut CheckReport, blocked: &Blocked) {
         }
     };
     match kind {
-        Kind::Frame if missing.is_empty() => report.failed(
-            CHECK,
-            format!(
-                "{directive} blocks the portal's frame: the embed shows \"Communication error\""
-            ),
-            format!(
-                "{}, with .hub(..). If your hub has a host of its own, pass it with --hub",
-                add("https://SUBDOMAIN.releasedhub.com")
-            ),
-        ),
-        Kind::Frame => report.failed(
-            CHECK,
-            format!(
-                "{directive} blocks the portal's frame: the embed shows \"Communication error\""
-            ),
-            format!("{}, with .hub(..)", add(&list)),
-        ),
+        Kind::Frame => {
+            let cure = if missing.is_empty() {
+                let guess = add("https://SUBDOMAIN.releasedhub.com");
+                format!(
+                    "{guess}, with .hub(..). If your hub has a host of its own, pass it with --hub"
+                )
+            } else {
+                format!("{}, with .hub(..)", add(&list))
+            };
+            let found = "blocks the portal's frame: the embed shows \"Communication error\"";
+            report.failed(CHECK, format!("{directive} {found}"), cure);
+        }
         Kind::Script if missing.is_empty() => report.failed(
             CHECK,
             format!(
@@ -147,33 +142,14 @@ fn report_blocked(report: &mut CheckReport, blocked: &Blocked) {
             ),
             format!("remove nonces and hashes from {directive}"),
         ),
-        Kind::Style | Kind::StyleAttribute => {
-            report.warning(
-                CHECK,
-                format!("{directive} blocks the embed's styles"),
-                add(&list),
-            );
-        }
-        Kind::Image => {
-            report.warning(
-                CHECK,
-                format!("{directive} blocks the embed's images"),
-                add(&list),
-            );
-        }
-        Kind::Font => {
-            report.warning(
-                CHECK,
-                format!("{directive} blocks the embed's fonts"),
-                add(&list),
-            );
-        }
-        Kind::Media => {
-            report.warning(
-                CHECK,
-                format!("{directive} blocks videos in posts"),
-                add(&list),
-            );
+        Kind::Style | Kind::StyleAttribute | Kind::Image | Kind::Font | Kind::Media => {
+            let what = match kind {
+                Kind::Image => "the embed's images",
+                Kind::Font => "the embed's fonts",
+                Kind::Media => "videos in posts",
+                _ => "the embed's styles",
+            };
+            report.warning(CHECK, format!("{directive} blocks {what}"), add(&list));
         }
     }
 }

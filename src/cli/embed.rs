@@ -3,11 +3,12 @@
 use url::Url;
 
 use super::fetch::Fetched;
-use super::html::{Element, Html};
+use super::html::{Element, Html, Script};
 use super::page::{AS_A_USER, PAGE_LIFE, PAGE_TOKEN, place};
 use crate::AuthToken;
 use crate::client::CheckReport;
 use crate::client::check_token::{self, Origin};
+use crate::embed::id_attribute;
 
 /// Reports the script, the elements and the tokens.
 pub(crate) fn report(report: &mut CheckReport, fetched: &Fetched, html: &Html, has_script: bool) {
@@ -18,9 +19,15 @@ pub(crate) fn report(report: &mut CheckReport, fetched: &Fetched, html: &Html, h
 
 /// Returns the URL and the nonce of the embed's script.
 pub(crate) fn script(html: &Html, page: &Url) -> Option<(Url, Option<String>)> {
-    html.scripts.iter().find_map(|script| {
+    let (script, url) = scripts(html, page).next()?;
+    Some((url, script.nonce.clone()))
+}
+
+/// Returns the tags that may be of Released's script, with their URLs.
+fn scripts<'a>(html: &'a Html, page: &Url) -> impl Iterator<Item = (&'a Script, Url)> {
+    html.scripts.iter().filter_map(|script| {
         let url = page.join(&script.src).ok()?;
-        is_embed(&url).then(|| (url, script.nonce.clone()))
+        is_embed(&url).then_some((script, url))
     })
 }
 
@@ -33,10 +40,7 @@ fn is_embed(url: &Url) -> bool {
 fn report_script(report: &mut CheckReport, html: &Html, page: &Url) {
     const CHECK: &str = "script";
 
-    let mut embeds = html.scripts.iter().filter_map(|script| {
-        let url = page.join(&script.src).ok()?;
-        is_embed(&url).then_some((script, url))
-    });
+    let mut embeds = scripts(html, page);
     let Some((script, url)) = embeds.next() else {
         report.failed(
             CHECK,
@@ -86,11 +90,7 @@ fn report_elements(report: &mut CheckReport, html: &Html, has_script: bool) {
         }
     }
     for Element { name, id, .. } in &html.elements {
-        let attribute = if *name == "released-form" {
-            "form-id"
-        } else {
-            "channel-id"
-        };
+        let attribute = id_attribute(name);
         match id.as_deref() {
             None | Some("") => report.failed(
                 CHECK,

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use html5gum::emitters::default::DefaultEmitter;
 use html5gum::{HtmlString, Spanned, Token, Tokenizer};
 
+use crate::embed::id_attribute;
+
 /// Released's elements that take a token.
 const ELEMENTS: [&str; 4] = [
     "released-page",
@@ -99,11 +101,7 @@ impl Html {
                 let known = ELEMENTS.iter().find(|known| known.as_bytes() == name);
                 self.elements.extend(known.map(|name| Element {
                     name,
-                    id: get(if *name == "released-form" {
-                        "form-id"
-                    } else {
-                        "channel-id"
-                    }),
+                    id: get(id_attribute(name)),
                     token: get("auth-token"),
                     endpoint: get("data-released-auth"),
                 }));

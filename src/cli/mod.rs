@@ -35,6 +35,7 @@ mod html;
 mod page;
 mod policy;
 
+use std::env;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
@@ -43,7 +44,7 @@ use clap::error::KindFormatter;
 use self::arguments::{Check, command};
 use self::fetch::fetch;
 use crate::ReleasedClient;
-use crate::client::{CheckReport, ConfigErrorKind};
+use crate::client::{CheckReport, ReleasedClientBuilder};
 
 /// The arguments or the environment are wrong.
 const USAGE: u8 = 2;
@@ -87,7 +88,7 @@ pub fn main() -> ExitCode {
     } else {
         report.to_string()
     };
-    // Whoever reads it may have closed the pipe.
+    // The reader may have closed the pipe.
     let _ = io::stdout().write_all(text.as_bytes());
     if !is_configured {
         ExitCode::from(USAGE)
@@ -111,8 +112,7 @@ impl Check {
                 let mut report = CheckReport::default();
                 let is_elsewhere = self.page.is_some()
                     && self.user.is_none()
-                    && error.kind() == ConfigErrorKind::MissingVariable
-                    && !has_variables();
+                    && ReleasedClientBuilder::has_no_credential(|name| env::var(name));
                 if is_elsewhere {
                     report.skipped(
                         "config",
@@ -140,14 +140,4 @@ impl Check {
         }
         (report, is_configured)
     }
-}
-
-fn has_variables() -> bool {
-    [
-        "RELEASED_ACCOUNT_ID",
-        "RELEASED_SHARED_SECRET",
-        "RELEASED_SHARED_SECRET_FILE",
-    ]
-    .into_iter()
-    .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
 }

@@ -23,7 +23,7 @@ use super::pipeline::Pipeline;
 use super::pool::Pools;
 use super::secret_file::SecretFile;
 use super::secret_source::{Secret, SecretSource};
-use super::transport::{Transport, hyper};
+use super::transport::{Reading, Transport, hyper};
 use super::wire::TokenApi;
 use super::{ReleasedClient, metrics};
 
@@ -169,7 +169,7 @@ impl ReleasedClientBuilder {
             + 'static,
         B: Body<Error: Into<BoxError>> + Send + 'static,
     {
-        self.transport = Some(Transport::new(service));
+        self.transport = Some(Transport::new(service, Reading::TOKEN));
         self
     }
 
@@ -222,20 +222,24 @@ impl ReleasedClientBuilder {
         })
     }
 
-    /// Creates a builder from variables, or returns `None` if no variable has a credential. A token URL is none: it may
-    /// be the same wherever the application runs.
+    /// Creates a builder from variables, or returns `None` if no variable has a credential.
     pub(crate) fn from_variables_or_none(
         variable: impl Fn(&str) -> Result<String, VarError>,
     ) -> Result<Option<Self>, ConfigError> {
-        let is_absent = |name| match variable(name) {
-            // It may be the secret.
-            Ok(value) => Zeroizing::new(value).is_empty(),
-            Err(error) => error == VarError::NotPresent,
-        };
-        if CREDENTIALS.into_iter().all(is_absent) {
+        if Self::has_no_credential(&variable) {
             return Ok(None);
         }
         Self::from_variables(variable).map(Some)
+    }
+
+    /// Returns whether all credentials are unset or empty. A token URL is none: it may be the same wherever the
+    /// application runs.
+    pub(crate) fn has_no_credential(variable: impl Fn(&str) -> Result<String, VarError>) -> bool {
+        CREDENTIALS.into_iter().all(|name| match variable(name) {
+            // It may be the secret.
+            Ok(value) => Zeroizing::new(value).is_empty(),
+            Err(error) => error == VarError::NotPresent,
+        })
     }
 
     /// Creates a builder from variables, with the names that Released's own examples use.

@@ -9,6 +9,8 @@ use http::{HeaderMap, Response};
 use url::{Host, Url};
 
 use super::check_token::LARGEST_SKEW;
+#[cfg(any(feature = "rustls", feature = "native-tls"))]
+use super::endpoint::host_and_port;
 use super::exchange::Exchange;
 use super::failure::{certificate_fault, has_no_connection, transport_failure};
 use super::report::{CheckReport, in_words};
@@ -28,8 +30,7 @@ fn proxy_of(exchange: &Exchange) -> Option<String> {
         let proxy = hyper::proxy_for(endpoint.uri(), endpoint.is_loopback())?;
         // Without the user name and the password.
         let url = Url::parse(&proxy.uri().to_string()).ok()?;
-        let port = url.port_or_known_default().unwrap_or_default();
-        Some(format!("{}:{port}", url.host_str()?))
+        url.has_host().then(|| host_and_port(&url))
     }
     #[cfg(not(any(feature = "rustls", feature = "native-tls")))]
     {

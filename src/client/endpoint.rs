@@ -43,12 +43,7 @@ impl Endpoint {
 
     /// Returns the host and the port, for errors.
     pub(crate) fn server(&self) -> String {
-        // Every URL of these schemes has both.
-        let (host, port) = (
-            self.url.host_str().unwrap_or_default(),
-            self.url.port_or_known_default(),
-        );
-        format!("{host}:{}", port.unwrap_or_default())
+        host_and_port(&self.url)
     }
 
     pub(crate) fn is_https(&self) -> bool {
@@ -59,6 +54,12 @@ impl Endpoint {
     pub(crate) fn is_loopback(&self) -> bool {
         is_this_machine(&self.url)
     }
+}
+
+/// Returns the host and the port of an `http` or `https` URL, which has both.
+pub(crate) fn host_and_port(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    format!("{host}:{}", url.port_or_known_default().unwrap_or_default())
 }
 
 /// Returns whether a URL's host is this machine, in any notation.

@@ -8,6 +8,7 @@ use http_body_util::Full;
 use tracing::Span;
 use url::Url;
 
+use super::endpoint::host_and_port;
 pub(crate) use super::endpoint::is_this_machine;
 use super::failure::{certificate_fault, transport_failure};
 use super::transport::hyper;
@@ -44,12 +45,7 @@ pub(crate) async fn get(url: &Url, headers: HeaderMap) -> Result<Response<Bytes>
         Ok(answer) => return Ok(answer),
         Err(error) => error,
     };
-    let server: Arc<str> = format!(
-        "{}:{}",
-        url.host_str().unwrap_or_default(),
-        url.port_or_known_default().unwrap_or_default()
-    )
-    .into();
+    let server: Arc<str> = host_and_port(url).into();
     let failure = transport_failure(&*error, &server).error;
     let Some(connection) = failure.connection_failure() else {
         return Err(unreachable(

@@ -175,6 +175,7 @@ mod tests {
 
     use super::*;
     use crate::client::endpoint::Endpoint;
+    use crate::client::transport::Reading;
     use crate::client::transport::hyper;
 
     fn pools() -> Pools {
@@ -210,7 +211,7 @@ mod tests {
         let never = tower_test::mock::spawn::<Request<Full<Bytes>>, Response<Full<Bytes>>>()
             .0
             .into_inner();
-        let pools = Pools::fixed(Transport::new(never));
+        let pools = Pools::fixed(Transport::new(never, Reading::TOKEN));
         let pool = pools.current();
         pool.allowance.earn();
         assert!(

@@ -25,6 +25,16 @@ pub fn form(form_id: impl Into<String>) -> Form {
     Form::new("released-form", "form-id", form_id.into())
 }
 
+/// Returns the attribute that says what an element with this name shows.
+#[cfg(any(feature = "cli", feature = "fill"))]
+pub(crate) fn id_attribute(element: &str) -> &'static str {
+    if element == "released-form" {
+        "form-id"
+    } else {
+        "channel-id"
+    }
+}
+
 /// Creates a badge for the channel with this id: `<released-badge>`. It probably shows whether there is news.
 ///
 /// Released documents only its `channel-id`. Whether it uses a token is not documented.

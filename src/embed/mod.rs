@@ -47,6 +47,8 @@ mod token_script;
 
 pub use self::attribute_name::InvalidAttribute;
 pub use self::attributes::{Anchor, ColorScheme, Locale, Modules, Position};
+#[cfg(any(feature = "cli", feature = "fill"))]
+pub(crate) use self::elements::id_attribute;
 pub use self::elements::{Badge, Form, Page, Widget, badge, form, page, widget};
 pub use self::preconnect::{Preconnect, preconnect};
 pub use self::script::{InvalidScript, Script, script};

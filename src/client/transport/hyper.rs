@@ -149,7 +149,7 @@ where
         .pool_max_idle_per_host(MAX_IDLE);
     Box::new(move || {
         let client = builder.build(connector.clone());
-        Transport::reading(limits.reading, Hyper(Arc::new(client)))
+        Transport::new(Hyper(Arc::new(client)), limits.reading)
     })
 }
 

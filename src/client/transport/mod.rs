@@ -49,24 +49,7 @@ type Sending = Pin<Box<dyn Future<Output = Result<Response<Bytes>, BoxError>> + 
 pub(crate) struct Transport(Box<dyn Fn(Request<Full<Bytes>>, Span) -> Sending + Send + Sync>);
 
 impl Transport {
-    /// Sends requests for tokens with this service.
-    pub(crate) fn new<S, B>(service: S) -> Self
-    where
-        S: Service<
-                Request<Full<Bytes>>,
-                Response = Response<B>,
-                Error: Into<BoxError>,
-                Future: Send,
-            > + Clone
-            + Send
-            + Sync
-            + 'static,
-        B: Body<Error: Into<BoxError>> + Send + 'static,
-    {
-        Self::reading(Reading::TOKEN, service)
-    }
-
-    pub(crate) fn reading<S, B>(reading: Reading, service: S) -> Self
+    pub(crate) fn new<S, B>(service: S, reading: Reading) -> Self
     where
         S: Service<
                 Request<Full<Bytes>>,
