@@ -103,7 +103,7 @@
 //!
 //! - It would need more than 1 MiB: for one tag of that length, or for several thousand elements that are never closed.
 //! - The markup is ambiguous: a `<style>` or `<textarea>` in a `<select>`, for example, is text to some browsers and
-//!   markup to others.
+//!   markup to others. So is an `<svg>` or `<math>` that is not closed where it must be, or that has a `<script>`.
 //!
 //! # Cancel safety
 //!

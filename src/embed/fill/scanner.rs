@@ -11,8 +11,13 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use encoding_rs::Encoding;
 use lol_html::errors::RewritingError;
-use lol_html::send::{Element, ElementContentHandlers, HtmlRewriter, Settings};
+use lol_html::html_content::Comment;
+use lol_html::send::{
+    DocumentContentHandlers, Element, ElementContentHandlers, HtmlRewriter, Settings,
+};
 use lol_html::{AsciiCompatibleEncoding, HandlerResult, MemorySettings, OutputSink, Selector};
+
+use crate::embed::id_attribute;
 
 /// How much memory the parser of one page may take: for a tag that is cut into pieces, and about 150 bytes for each
 /// element that is open. Pages of long lists leave thousands of `<li>` open.
@@ -28,6 +33,38 @@ static ELEMENTS: LazyLock<[Selector; 3]> =
 /// and that is where browsers and the parser disagree about markup that is not well-formed.
 static CLOSED: LazyLock<[(&str, Selector); 3]> =
     LazyLock::new(|| ["template", "svg", "math"].map(|name| (name, selector(name))));
+
+static FOREIGN: LazyLock<[Selector; 2]> = LazyLock::new(|| ["svg *", "math *"].map(selector));
+
+/// Elements of images and formulas that may hold HTML (HTML Standard, section 13.2.6, "integration point").
+const HOLD_HTML: [&str; 9] = [
+    "desc",
+    "title",
+    "foreignobject",
+    "mi",
+    "mo",
+    "mn",
+    "ms",
+    "mtext",
+    "annotation-xml",
+];
+
+/// Elements of HTML that hold text, whatever it looks like.
+const HOLD_TEXT: [&str; 10] = [
+    "script",
+    "style",
+    "title",
+    "textarea",
+    "noscript",
+    "iframe",
+    "xmp",
+    "noembed",
+    "noframes",
+    "plaintext",
+];
+
+/// What a handler says to stop the parser. Nobody reads it.
+const AMBIGUOUS: &str = "ambiguous markup";
 
 /// Attributes of elements that have a token, or get one in the browser.
 const FILLED: [&str; 2] = ["auth-token", "data-released-auth"];
@@ -58,6 +95,39 @@ struct Notes {
     open: Vec<&'static str>,
     /// Where another parser has to start, after an element that this one takes for open.
     start_over: Option<usize>,
+}
+
+impl Notes {
+    /// Returns whether an image or a formula is open.
+    fn is_in_foreign(&self) -> bool {
+        self.open.iter().any(|name| *name != "template")
+    }
+
+    /// Notes that an element is open, until its end tag comes.
+    fn open(
+        notes: &Arc<Mutex<Self>>,
+        element: &mut Element<'_, '_>,
+        name: &'static str,
+    ) -> HandlerResult {
+        if !element.can_have_content() {
+            return Ok(());
+        }
+        lock(notes).open.push(name);
+        let notes = Arc::clone(notes);
+        element.on_end_tag(Box::new(move |end| {
+            let open = &mut lock(&notes).open;
+            let is_its_own = end.name() == name;
+            if name == "template" {
+                // The end of an element around it does not end a template (HTML Standard, section 13.2.6.4.22).
+                if let Some(place) = open.iter().rposition(|open| is_its_own && *open == name) {
+                    open.remove(place);
+                }
+            } else if !is_its_own || open.pop() != Some(name) {
+                return Err(AMBIGUOUS.into());
+            }
+            Ok(())
+        }))
+    }
 }
 
 impl Scanner {
@@ -137,8 +207,9 @@ impl fmt::Display for Unreadable {
             RewritingError::MemoryLimitExceeded(_) => {
                 f.write_str("it needs more than 1 MiB of memory to be read")
             }
-            RewritingError::ParsingAmbiguity(_) => {
-                f.write_str("its markup is ambiguous, such as a <style> in a <select>")
+            // Our own handlers return an error for markup of this kind.
+            RewritingError::ParsingAmbiguity(_) | RewritingError::ContentHandlerError(_) => {
+                f.write_str("its markup is ambiguous, such as a <style> in a <select> or a <script> in an <svg>")
             }
             _ => f.write_str("the parser failed"),
         }
@@ -181,32 +252,74 @@ fn parser(
         let notes = Arc::clone(notes);
         let handler = move |element: &mut Element<'_, '_>| -> HandlerResult {
             if *name != "template" && element.is_self_closing() {
-                // The parser takes `<svg/>` for `<svg>`, and then a script for markup.
-                lock(&notes).start_over = Some(element.source_location().bytes().end);
-                return Err("an element that is not open".into());
-            }
-            if !element.can_have_content() {
-                return Ok(());
-            }
-            lock(&notes).open.push(name);
-            let notes = Arc::clone(&notes);
-            element.on_end_tag(Box::new(move |end| {
-                let open = &mut lock(&notes).open;
-                // The end of an element around it does not end a template (HTML Standard, section 13.2.6.4.22).
-                if end.name() == *name {
-                    if let Some(place) = open.iter().rposition(|open| open == name) {
-                        open.remove(place);
-                    }
+                // The parser takes `<svg/>` for `<svg>`, and then a script for markup. Another parser can start after it.
+                // In an image that is open, the other parser would have to know more than we do.
+                let mut notes = lock(&notes);
+                if !notes.is_in_foreign() {
+                    notes.start_over = Some(element.source_location().bytes().end);
                 }
-                Ok(())
-            }))
+                return Err(AMBIGUOUS.into());
+            }
+            Notes::open(&notes, element, name)
         };
         settings = settings.append_element_content_handler((
             Cow::Borrowed(selector),
             ElementContentHandlers::default().element(handler),
         ));
     }
+    for selector in &*FOREIGN {
+        let notes = Arc::clone(notes);
+        let handler = move |element: &mut Element<'_, '_>| look_into(&notes, element);
+        settings = settings.append_element_content_handler((
+            Cow::Borrowed(selector),
+            ElementContentHandlers::default().element(handler),
+        ));
+    }
+    let comments = {
+        let notes = Arc::clone(notes);
+        move |comment: &mut Comment<'_>| -> HandlerResult {
+            // In the text of an image or of a formula, the parser takes `<![CDATA[..]]>` for a comment, which ends with
+            // its first `>`. A browser does not, so what follows may be text.
+            if lock(&notes).is_in_foreign() && comment.text().starts_with("[CDATA[") {
+                return Err(AMBIGUOUS.into());
+            }
+            Ok(())
+        }
+    };
+    let settings = settings
+        .append_document_content_handler(DocumentContentHandlers::default().comments(comments));
     HtmlRewriter::new(settings, Progress(Arc::clone(notes)))
+}
+
+/// Looks at an element in an image or in a formula. There, the parser knows less than a browser about where HTML begins
+/// and ends, and so about what is text. It reads on only while both must agree.
+fn look_into(notes: &Arc<Mutex<Notes>>, element: &mut Element<'_, '_>) -> HandlerResult {
+    let name = element.tag_name();
+    if CLOSED.iter().any(|(closed, _)| *closed == name) {
+        return Ok(());
+    }
+    let holds_html = HOLD_HTML.iter().find(|known| **known == name);
+    let is_ambiguous = {
+        let notes = lock(notes);
+        let is_directly_inside = matches!(notes.open.last(), Some(&("svg" | "math")));
+        let has_left = is_directly_inside
+            && holds_html.is_none()
+            && element.namespace_uri() == "http://www.w3.org/1999/xhtml";
+        // The title and the styles of an image are not text.
+        let is_part = matches!(&*name, "title" | "style")
+            && is_directly_inside
+            && notes
+                .open
+                .iter()
+                .filter(|name| **name != "template")
+                .count()
+                == 1;
+        has_left || HOLD_TEXT.contains(&&*name) && !is_part
+    };
+    if is_ambiguous {
+        return Err(AMBIGUOUS.into());
+    }
+    holds_html.map_or(Ok(()), |name| Notes::open(notes, element, name))
 }
 
 fn selector(name: &str) -> Selector {
@@ -227,11 +340,7 @@ fn is_wanted(element: &Element<'_, '_>, ids: Option<&[String]>) -> bool {
         return false;
     }
     let Some(ids) = ids else { return true };
-    let name = if element.tag_name() == "released-form" {
-        "form-id"
-    } else {
-        "channel-id"
-    };
+    let name = id_attribute(&element.tag_name());
     element
         .get_attribute(name)
         .is_some_and(|id| ids.contains(&id))
@@ -305,9 +414,13 @@ mod tests {
                 "<svg><released-page></svg><released-form>",
                 &["released-form"],
             ),
-            ("<svg><svg><div><noscript><p><released-form>", &[]),
             (
-                "<select><svg></select><script>'<released-page>'</script>",
+                "<svg><title>A <b>title</title><style>a{}</style><desc/><g><path d=''></g></svg>\
+                 <math><mi>x<mo>y</mo></mi></math><svg><svg></svg></svg><released-form>",
+                &["released-form"],
+            ),
+            (
+                "<template><svg><title></title></svg><released-page></template>",
                 &[],
             ),
         ] {
@@ -332,5 +445,21 @@ mod tests {
         let mut places = Vec::new();
         scanner.take_found(&mut places);
         assert_eq!(places, [14]);
+
+        for html in [
+            "<math><mi><![CDATA[></math><released-page>",
+            "<svg><desc><![CDATA[></svg><released-page>",
+            "<svg><p><svg/><script>'<released-page>'</script>",
+            "<svg><foreignObject></title><noscript></svg><released-page>",
+            "<svg><svg></p><script>'</svg><released-page>'</script>",
+            "<p><svg></p><released-page>",
+            "<svg><desc></svg><released-page>",
+            "<select><svg></select><script>'<released-page>'</script>",
+        ] {
+            let mut scanner = Scanner::new(encoding_rs::UTF_8, None);
+            assert!(scanner.read(html.as_bytes()).is_err(), "{html}");
+        }
+        let cdata = "<svg><![CDATA[></svg><released-page>]]></svg><![CDATA[><released-form>";
+        assert_eq!(found(cdata, cdata.len()), ["released-form"]);
     }
 }
