@@ -5,8 +5,7 @@ use http::header::{
     ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING,
     CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, IF_RANGE, RANGE,
 };
-use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 
 use crate::filter::is_for_document;
 use crate::middleware::cache;
@@ -36,26 +35,28 @@ pub(super) fn has_page(method: &Method) -> bool {
 
 /// Makes the handler answer with a whole page that can be read. Other requests than those for documents keep their
 /// conditions: see `cache::make_unconditional`.
-pub(super) fn ask_for_readable(parts: &mut Parts) {
-    parts.headers.remove(ACCEPT_ENCODING);
-    if is_for_document(&parts.method, &parts.headers) {
-        cache::make_unconditional(&mut parts.headers);
+pub(super) fn ask_for_readable<B>(request: &mut Request<B>) {
+    let is_for_document = is_for_document(request.method(), request.headers());
+    let headers = request.headers_mut();
+    headers.remove(ACCEPT_ENCODING);
+    if is_for_document {
+        cache::make_unconditional(headers);
         // A part of the page without the token does not fit to a part of the page with it.
         for name in [RANGE, IF_RANGE] {
-            parts.headers.remove(name);
+            headers.remove(name);
         }
     }
 }
 
 /// Returns whether this is HTML that can be filled.
-pub(super) fn read(parts: &response::Parts) -> Reading {
-    let headers = &parts.headers;
+pub(super) fn read<B>(response: &Response<B>) -> Reading {
+    let headers = response.headers();
     let Some(encoding) = html_encoding(headers) else {
         return Reading::No;
     };
-    let is_whole = !parts.status.is_informational()
+    let is_whole = !response.status().is_informational()
         && !matches!(
-            parts.status,
+            response.status(),
             StatusCode::NO_CONTENT
                 | StatusCode::RESET_CONTENT
                 | StatusCode::PARTIAL_CONTENT

@@ -12,9 +12,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use encoding_rs::Encoding;
 use lol_html::errors::RewritingError;
 use lol_html::html_content::Comment;
-use lol_html::send::{
-    DocumentContentHandlers, Element, ElementContentHandlers, HtmlRewriter, Settings,
-};
+use lol_html::send::{Element, ElementContentHandlers, HtmlRewriter, Settings};
 use lol_html::{AsciiCompatibleEncoding, HandlerResult, MemorySettings, OutputSink, Selector};
 
 use crate::embed::id_attribute;
@@ -272,23 +270,21 @@ fn parser(
         let handler = move |element: &mut Element<'_, '_>| look_into(&notes, element);
         settings = settings.append_element_content_handler((
             Cow::Borrowed(selector),
-            ElementContentHandlers::default().element(handler),
+            ElementContentHandlers::default()
+                .element(handler)
+                .comments(look_at),
         ));
     }
-    let comments = {
-        let notes = Arc::clone(notes);
-        move |comment: &mut Comment<'_>| -> HandlerResult {
-            // In the text of an image or of a formula, the parser takes `<![CDATA[..]]>` for a comment, which ends with
-            // its first `>`. A browser does not, so what follows may be text.
-            if lock(&notes).is_in_foreign() && comment.text().starts_with("[CDATA[") {
-                return Err(AMBIGUOUS.into());
-            }
-            Ok(())
-        }
-    };
-    let settings = settings
-        .append_document_content_handler(DocumentContentHandlers::default().comments(comments));
     HtmlRewriter::new(settings, Progress(Arc::clone(notes)))
+}
+
+/// Looks at a comment in an image or in a formula. In their titles, the parser takes `<![CDATA[..]]>` for a comment, which
+/// ends with its first `>`. A browser does not, so what follows may be text.
+fn look_at(comment: &mut Comment<'_>) -> HandlerResult {
+    if comment.text().starts_with("[CDATA[") {
+        return Err(AMBIGUOUS.into());
+    }
+    Ok(())
 }
 
 /// Looks at an element in an image or in a formula. There, the parser knows less than a browser about where HTML begins

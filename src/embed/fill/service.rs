@@ -139,14 +139,13 @@ where
                     };
                     let Waiting {
                         mut service,
-                        request,
+                        mut request,
                         pending,
                     } = waiting.take().expect("polled after completion");
-                    let (mut parts, body) = request.into_parts();
                     if is_filled {
-                        head::ask_for_readable(&mut parts);
+                        head::ask_for_readable(&mut request);
                     }
-                    let inner = service.call(Request::from_parts(parts, body));
+                    let inner = service.call(request);
                     this.state.set(State::Calling {
                         inner,
                         pending: is_filled.then_some(pending),
@@ -160,27 +159,22 @@ where
                             return Poll::Ready(Err(error));
                         }
                     };
-                    let pending = pending.take();
-                    let (parts, body) = response.into_parts();
-                    let encoding = match head::read(&parts) {
-                        Reading::Html(encoding) => Some(encoding),
-                        Reading::Encoded => {
-                            if pending.is_some() && this.settings.warned.is_encoded.is_first() {
-                                warn!(
-                                    "could not fill a page, because its HTML is encoded; put the compression layer outside \
-                                     of the FillLayer, and let a proxied application obey `Accept-Encoding`"
-                                );
-                            }
-                            None
+                    let reading = pending.as_ref().map(|_| head::read(&response));
+                    if let Some(Reading::Encoded) = reading {
+                        if this.settings.warned.is_encoded.is_first() {
+                            warn!(
+                                "could not fill a page, because its HTML is encoded; put the compression layer outside of \
+                                 the FillLayer, and let a proxied application obey `Accept-Encoding`"
+                            );
                         }
-                        Reading::No => None,
-                    };
-                    let (Some(pending), Some(encoding)) = (pending, encoding) else {
+                    }
+                    let (Some(pending), Some(Reading::Html(encoding))) = (pending.take(), reading)
+                    else {
                         // The promise is let go first: a response that cannot carry the token can be cached.
                         this.state.set(State::Done);
-                        let body = FillBody::passing(body);
-                        return Poll::Ready(Ok(Response::from_parts(parts, body)));
+                        return Poll::Ready(Ok(response.map(FillBody::passing)));
                     };
+                    let (parts, body) = response.into_parts();
                     let length = body.size_hint().exact().or(head::length(&parts.headers));
                     let settings = Arc::clone(this.settings);
                     let body = FillBody::filling(body, encoding, pending, settings);
