@@ -148,8 +148,8 @@ impl ReleasedTokenLayer {
     /// # The response's body
     ///
     /// The response's body must be `Default`. The bodies of axum, of tonic, and `Full` and `Empty` of `http-body-util`
-    /// are. The bodies of tower-http's `TraceLayer` and `RequestBodyLimitLayer` are not: in one `ServiceBuilder`, put
-    /// these layers outside of this one.
+    /// are. The bodies of tower-http's `TraceLayer` and `RequestBodyLimitLayer`, and of tonic's interceptors, are not: in
+    /// one `ServiceBuilder`, put these layers outside of this one.
     ///
     /// # This is not access control
     ///

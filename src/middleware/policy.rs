@@ -17,8 +17,8 @@ pub struct FailClosed;
 /// Decides what a layer does for a request that gets no token. `B` is the response's body. Sealed: nobody can name it.
 #[diagnostic::on_unimplemented(
     message = "`.reject_without_token()` cannot answer with a `{B}`: this response body is not `Default`",
-    note = "the bodies of tower-http's `TraceLayer` and `RequestBodyLimitLayer` have no `Default`: put these layers outside of \
-            the ReleasedTokenLayer, not inside"
+    note = "the bodies of tower-http's `TraceLayer` and `RequestBodyLimitLayer` and of tonic's interceptors have no `Default`: \
+            put them outside of the ReleasedTokenLayer, not inside"
 )]
 pub trait TokenPolicy<B>: Copy {
     /// Returns the answer in the handler's place to a request with this head, or `None` to call the handler.

@@ -31,6 +31,7 @@ mod fake;
 mod faults;
 mod fill;
 mod filters;
+mod grpc;
 mod http_service;
 mod leaks;
 mod logs;

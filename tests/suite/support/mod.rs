@@ -30,14 +30,12 @@ use tower_released::{
     resolver_fn,
 };
 
-use self::roadmap::roadmap_client::RoadmapClient;
-use self::roadmap::roadmap_server::{Roadmap, RoadmapServer};
-use self::roadmap::{PortalReply, PortalRequest};
+use self::tonic_example::roadmap::roadmap_client::RoadmapClient;
+use self::tonic_example::roadmap::roadmap_server::{Roadmap, RoadmapServer};
+use self::tonic_example::roadmap::{PortalReply, PortalRequest};
 
-#[rustfmt::skip]
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
-#[path = "../../../examples/tonic/roadmap.rs"]
-mod roadmap;
+#[path = "../../../examples/tonic/app.rs"]
+pub(crate) mod tonic_example;
 
 /// The defaults of retries, but for this.
 pub(crate) fn retry(change: impl FnOnce(&mut RetryConfig)) -> RetryConfig {
@@ -165,7 +163,7 @@ impl Drop for Server {
     }
 }
 
-async fn listen() -> (TcpListener, SocketAddr) {
+pub(crate) async fn listen() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
