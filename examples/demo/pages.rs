@@ -413,7 +413,7 @@ fn faults(page: &str, current: &str) -> Markup {
         ("slow", "slow"),
         ("down", "down"),
         ("refusing", "refusing"),
-        ("late", "late: its tokens have expired"),
+        ("late", "late: its tokens expired"),
     ];
     html! {
         footer {
