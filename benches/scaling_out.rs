@@ -4,11 +4,7 @@
 //! number, and the mints a second of each, as in `cargo bench --bench scaling_out -- 40 0.5`.
 
 // Figures are for people to read.
-#![allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::print_stdout
-)]
+#![allow(clippy::print_stdout)]
 
 #[path = "support/servers.rs"]
 mod servers;
@@ -25,16 +21,17 @@ const MINTS_PER_SECOND: f64 = 5.0;
 
 fn main() {
     let is_measured = env::args().any(|argument| argument == "--bench");
-    let mut numbers = env::args().filter_map(|argument| argument.parse::<f64>().ok());
-    let (servers, mints_per_second) = match (numbers.next(), is_measured) {
-        (Some(servers), _) => (
-            vec![servers as u32],
-            numbers.next().unwrap_or(MINTS_PER_SECOND),
-        ),
-        (None, true) => (SERVERS.to_vec(), MINTS_PER_SECOND),
+    let mut numbers = env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'));
+    let servers = match numbers.next().and_then(|number| number.parse().ok()) {
+        Some(servers) => vec![servers],
+        None if is_measured => SERVERS.to_vec(),
         // Where `cargo test` only wants to see that it works.
-        (None, false) => (vec![1, 2], MINTS_PER_SECOND),
+        None => vec![1, 2],
     };
+    let mints_per_second = numbers.next().and_then(|number| number.parse().ok());
+    let mints_per_second = mints_per_second.unwrap_or(MINTS_PER_SECOND);
     for (fault, name) in [
         (Fault::Unavailable, "503"),
         (Fault::Silent, "no answer"),
@@ -68,7 +65,7 @@ fn print(servers: u32, figures: &Figures) {
         after,
         ..
     } = figures;
-    let seconds = |part| match figures.recovered(part, servers) {
+    let seconds = |part| match figures.recovered(part) {
         Some(time) => format!("{:.0} s", time.as_secs_f64()),
         None => "later".to_owned(),
     };
@@ -79,8 +76,8 @@ fn print(servers: u32, figures: &Figures) {
         settled.per_second,
         onset.busiest_second,
         onset.most_in_flight,
-        seconds(0.5),
-        seconds(1.0),
+        seconds(servers.div_ceil(2)),
+        seconds(servers),
         before.busiest_second,
         after.busiest_second,
     );

@@ -3,6 +3,7 @@
 //! It runs on tokio's paused time, in which minutes pass at once. Requests are counted where they arrive, and no socket is
 //! opened. Every random number comes from one seed, so a run can be repeated.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -21,19 +22,19 @@ const LATENCY: Duration = Duration::from_millis(100);
 const LATENCY_OF_FAULTS: Duration = Duration::from_millis(20);
 
 /// For how long everything works at first.
-pub(crate) const BEFORE: Duration = Duration::from_secs(30);
+const BEFORE: Duration = Duration::from_secs(30);
 
 /// The first part of an outage, in which the circuits open.
-pub(crate) const ONSET: Duration = Duration::from_secs(10);
+const ONSET: Duration = Duration::from_secs(10);
 
-/// From then on, every circuit stays open for its longest time.
-pub(crate) const SETTLED: Duration = Duration::from_secs(120);
+/// The next part, in which they come to stay open for their longest time.
+const SETTLING: Duration = Duration::from_secs(110);
 
-/// How long an outage lasts.
-pub(crate) const OUTAGE: Duration = Duration::from_secs(600);
+/// The rest of the outage.
+const SETTLED: Duration = Duration::from_secs(480);
 
 /// For how long recovery is watched: longer than any circuit stays open.
-pub(crate) const AFTER: Duration = Duration::from_secs(120);
+const AFTER: Duration = Duration::from_secs(120);
 
 /// What Released does instead of minting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,10 +71,9 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    /// Returns after how long this part of all servers had minted again.
-    pub(crate) fn recovered(&self, part: f64, servers: u32) -> Option<Duration> {
-        let rank = (f64::from(servers) * part).ceil().max(1.0);
-        self.recovered.get(rank as usize - 1).copied()
+    /// Returns after how long so many servers had minted again.
+    pub(crate) fn recovered(&self, servers: u32) -> Option<Duration> {
+        self.recovered.get(servers as usize - 1).copied()
     }
 }
 
@@ -82,7 +82,7 @@ pub(crate) async fn simulate(servers: u32, mints_per_second: f64, fault: Fault) 
     fastrand::seed(1);
     let released = Released::default();
     let recovered = Arc::new(Mutex::new(Vec::new()));
-    let recovery = Instant::now() + BEFORE + OUTAGE;
+    let recovery = Instant::now() + BEFORE + ONSET + SETTLING + SETTLED;
     for number in 0..servers {
         let mints = serve(
             released.client(),
@@ -97,8 +97,8 @@ pub(crate) async fn simulate(servers: u32, mints_per_second: f64, fault: Fault) 
     let before = released.load_of(BEFORE).await;
     released.lock().fault = Some(fault);
     let onset = released.load_of(ONSET).await;
-    released.load_of(SETTLED - ONSET).await;
-    let settled = released.load_of(OUTAGE - SETTLED).await;
+    released.load_of(SETTLING).await;
+    let settled = released.load_of(SETTLED).await;
     released.lock().fault = None;
     let after = released.load_of(AFTER).await;
     let mut recovered = std::mem::take(&mut *lock(&recovered));
@@ -198,17 +198,17 @@ impl Released {
         let start = Instant::now();
         sleep(time).await;
         let mut state = self.lock();
-        let arrivals = std::mem::take(&mut state.arrivals);
-        let mut seconds = vec![0; time.as_secs() as usize + 1];
-        for arrival in &arrivals {
-            seconds[(*arrival - start).as_secs() as usize] += 1;
+        let mut requests = 0;
+        let mut seconds = BTreeMap::new();
+        for arrival in std::mem::take(&mut state.arrivals) {
+            requests += 1;
+            *seconds.entry((arrival - start).as_secs()).or_default() += 1;
         }
-        let requests = arrivals.len() as u32;
         let in_flight = state.in_flight;
         Load {
             requests,
             per_second: f64::from(requests) / time.as_secs_f64(),
-            busiest_second: seconds.into_iter().max().unwrap_or_default(),
+            busiest_second: seconds.into_values().max().unwrap_or_default(),
             most_in_flight: std::mem::replace(&mut state.most_in_flight, in_flight),
         }
     }

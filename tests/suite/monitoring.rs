@@ -144,7 +144,7 @@ mod prometheus {
         })
     }
 
-    /// The guide's PromQL: in the table of the dashboard, and in the rules.
+    /// The guide's queries: in the table of the dashboard, and in the rules.
     fn queries() -> Vec<String> {
         let (_, dashboard) = GUIDE.split_once("| panel | query |").unwrap();
         let (dashboard, alerts) = dashboard.split_once("\n\n").unwrap();
