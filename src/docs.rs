@@ -11,7 +11,9 @@
 //! | [`single_page_apps`] | the browser puts the page together, or the page is cached |
 //! | [`signing_out`] | you ask what ends when a user signs out |
 //! | [`troubleshooting`] | something does not work |
-//! | [`operating`] | you run the application: limits, logs, metrics, the secret |
+//! | [`operating`] | you run the application: limits, errors, several accounts, the secret |
+//! | [`monitoring`] | you want to know how it is doing: logs, metrics, alerts, a readiness page |
+//! | [`scaling_out`] | you run it on several servers |
 //! | [`leaked_secret`] | somebody may have seen the shared secret |
 
 #[doc = include_str!("docs/setting_up.md")]
@@ -40,6 +42,12 @@ pub mod signing_out {}
 
 #[doc = include_str!("docs/operating.md")]
 pub mod operating {}
+
+#[doc = include_str!("docs/monitoring.md")]
+pub mod monitoring {}
+
+#[doc = include_str!("docs/scaling_out.md")]
+pub mod scaling_out {}
 
 #[doc = include_str!("docs/troubleshooting.md")]
 pub mod troubleshooting {}

@@ -299,7 +299,9 @@ impl MintErrorKind {
                 "check whether Released, a proxy or the network is slow, or the deadline too short"
             }
             Self::Interrupted => "the connection broke, or the request for the page was dropped",
-            Self::Unavailable => "see Released's status; the next request tries again",
+            Self::Unavailable => {
+                "find out whether Released has an outage; the next request tries again"
+            }
             Self::MalformedResponse => {
                 "check that the token URL leads to Released and not to a proxy's page"
             }
@@ -450,7 +452,8 @@ mod tests {
         // Of gRPC, too, where nobody navigates.
         let unavailable = text(MintErrorKind::Unavailable);
         assert!(
-            unavailable.ends_with("see Released's status; the next request tries again"),
+            unavailable
+                .ends_with("find out whether Released has an outage; the next request tries again"),
             "{unavailable}"
         );
     }

@@ -121,7 +121,7 @@
 //! | [`embed`] | Released's elements and script tags, and the Content-Security-Policy in [`embed::csp`] |
 //! | [`embed::fill`] | the token in pages that know nothing of tokens |
 //! | [`testing`] | a fake of Released, and a minter without a network |
-//! | [`docs`] | guides, such as [troubleshooting](docs::troubleshooting) and [operating](docs::operating) |
+//! | [`docs`] | guides, such as [troubleshooting](docs::troubleshooting) and [monitoring](docs::monitoring) |
 //!
 //! # Features
 //!

@@ -33,6 +33,8 @@ mod pages;
 mod react;
 #[path = "../examples/demo/site.rs"]
 mod site;
+#[path = "../examples/demo/status.rs"]
+mod status;
 #[path = "browser/token_script.rs"]
 mod token_script;
 #[path = "../examples/demo/users.rs"]
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         the_strictest_policy_is_not_violated,
         two_tabs_of_two_users_are_not_mixed_up,
         a_hostile_name_changes_nothing,
+        the_page_on_the_status_shows_an_outage_by_itself,
         a_cached_page_asks_for_its_token_itself_and_once,
         an_embed_that_is_added_late_is_verified,
         a_401_stops_the_script,
@@ -495,6 +498,48 @@ async fn a_hostile_name_changes_nothing(setup: Setup) {
         "Verified as \"><script>Mallory</script>"
     );
     assert_eq!(setup.run("return document.scripts.length").await, json!(2));
+    assert_eq!(setup.violations().await, [""; 0]);
+}
+
+async fn the_page_on_the_status_shows_an_outage_by_itself(setup: Setup) {
+    setup.open("/status").await;
+    let table = "return document.querySelector('#status').innerText";
+    let text = setup.run(table).await.as_str().unwrap().to_owned();
+    assert!(text.contains("closed: mints are sent"), "{text}");
+    for (fault, reason, kind) in [
+        ("down", "failing", "unavailable"),
+        ("refusing", "refused", "unauthorized"),
+    ] {
+        setup.submit(&format!("[value={fault}]")).await;
+        assert_eq!(setup.run("return location.pathname").await, "/status");
+        setup.submit("#mint").await;
+        // Without another visit.
+        let is_open = "return !!document.querySelector('[data-circuit=open]')";
+        setup.eventually(is_open).await;
+        let text = setup.run(table).await.as_str().unwrap().to_owned();
+        for words in [reason, kind, "mints fail at once, for"] {
+            assert!(text.contains(words), "{words} is not in {text}");
+        }
+        setup.submit("[value=well]").await;
+        // The first mint after the circuit's time is the probe.
+        setup
+            .eventually(
+                "await fetch('/status/mint', { method: 'POST', redirect: 'manual' });
+                 return !!document.querySelector('[data-circuit=closed]')",
+            )
+            .await;
+    }
+    let text = setup.run("return document.body.innerText").await;
+    let text = text.as_str().unwrap().to_owned();
+    for secret in [
+        setup.released.shared_secret(),
+        setup.released.account_id().to_owned(),
+    ] {
+        assert!(!text.contains(&secret), "{text}");
+    }
+    for other in ["@", "127.0.0.1", "localhost"] {
+        assert!(!text.contains(other), "{other} is in {text}");
+    }
     assert_eq!(setup.violations().await, [""; 0]);
 }
 

@@ -12,6 +12,7 @@ mod account;
 mod facts;
 mod pages;
 mod site;
+mod status;
 mod users;
 
 use std::env;

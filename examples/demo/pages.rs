@@ -1,10 +1,13 @@
 //! The pages, each of which shows one way to have an embed.
 
+use std::time::Duration;
+
 use axum::Extension;
 use axum::extract::State;
 use axum::http::header::CACHE_CONTROL;
 use axum::response::IntoResponse;
 use maud::{DOCTYPE, Markup, html};
+use tower_released::client::{CircuitReason, CircuitState, Status};
 use tower_released::embed::{self, ColorScheme, Modules, Position, Script};
 use tower_released::{AuthToken, AuthTokenRejection, User};
 use tracing::info;
@@ -18,9 +21,16 @@ const NAVIGATION: &[(&str, &str)] = &[
     ("/strict", "Strict policy"),
     ("/static", "Cached page"),
     ("/swap", "Swapped in"),
+    ("/status", "Status"),
     ("/facts", "Facts"),
     ("/about", "About"),
 ];
+
+/// Returns the path of the page in the navigation that has this path, or of the first page.
+pub(crate) fn path_of(path: &str) -> &'static str {
+    let mut paths = NAVIGATION.iter().map(|(path, _)| *path);
+    paths.find(|known| *known == path).unwrap_or("/")
+}
 
 const FORM: &str = "demo-form";
 
@@ -196,6 +206,73 @@ pub(crate) fn facts(portal: &Portal, first: &User, second: &User) -> Markup {
         .render(portal)
 }
 
+/// What the client knows of Released. Nothing is minted for the page itself.
+pub(crate) fn status(portal: &Portal, auth: AuthSession, status: &Status) -> Markup {
+    let body = html! {
+        p.lead { "What " code { "ReleasedClient::status()" } " returns, once a second." }
+        div id="status" { (status_table(status)) }
+        @if portal.fake.is_some() {
+            form method="post" action="/status/mint" {
+                button id="mint" { "Mint six tokens" }
+                span.note { "Break Released with the buttons below, then mint." }
+            }
+        }
+        p.note {
+            "The circuit opens after five failures in a row. Then mints fail at once, and after some seconds one of them probes: mint \
+             again to see it. None of this is a secret, but it is for operators: a real site shows it to them alone."
+        }
+    };
+    Page::new("/status", "Status", body)
+        .personal(auth)
+        .render(portal)
+}
+
+pub(crate) fn status_table(status: &Status) -> Markup {
+    let ago = |time: Duration| format!("{} s ago", time.as_secs());
+    let meaning = match status.circuit {
+        CircuitState::Closed => "mints are sent".to_owned(),
+        CircuitState::Open { remaining, .. } if remaining.is_zero() => {
+            "the next mint probes".to_owned()
+        }
+        CircuitState::Open { remaining, .. } => {
+            format!("mints fail at once, for {:.1} s", remaining.as_secs_f32())
+        }
+        CircuitState::Probing { .. } => "one mint probes, the others fail at once".to_owned(),
+        _ => "mints fail at once".to_owned(),
+    };
+    let rows = [
+        ("Circuit", format!("{}: {meaning}", status.circuit.as_str())),
+        (
+            "Reason",
+            status
+                .circuit
+                .reason()
+                .map_or("-", CircuitReason::as_str)
+                .to_owned(),
+        ),
+        ("Mints in flight", status.mints_in_flight.to_string()),
+        (
+            "Last success",
+            status.last_success.map_or("-".to_owned(), ago),
+        ),
+        (
+            "Last error",
+            status.last_error.map_or("-".to_owned(), |error| {
+                format!("{}, {}", error.kind.as_str(), ago(error.age))
+            }),
+        ),
+        (
+            "Generation of the secret",
+            status.secret_generation.to_string(),
+        ),
+    ];
+    html! {
+        table data-circuit=(status.circuit.as_str()) {
+            @for (name, value) in rows { tr { td { (name) } td { (value) } } }
+        }
+    }
+}
+
 /// A page without an embed. It is outside of the layer, so nothing is minted for it.
 pub(crate) async fn about(State(portal): State<Portal>, auth: AuthSession) -> Markup {
     let body = html! {
@@ -322,7 +399,7 @@ impl Page {
                         h1 { (self.title) }
                         (self.body)
                     }
-                    @if portal.fake.is_some() { (faults(&fault.unwrap_or_default())) }
+                    @if portal.fake.is_some() { (faults(self.path, &fault.unwrap_or_default())) }
                 }
             }
         }
@@ -330,17 +407,19 @@ impl Page {
 }
 
 /// The buttons to break Released with.
-fn faults(current: &str) -> Markup {
+fn faults(page: &str, current: &str) -> Markup {
     const FAULTS: &[(&str, &str)] = &[
         ("well", "well"),
         ("slow", "slow"),
         ("down", "down"),
-        ("late", "late: its tokens have expired"),
+        ("refusing", "refusing"),
+        ("late", "late: its tokens expired"),
     ];
     html! {
         footer {
             form method="post" action="/fault" {
                 span { "The fake of Released is" }
+                input type="hidden" name="page" value=(page);
                 @for (fault, name) in FAULTS {
                     button name="fault" value=(fault) aria-pressed=(*fault == current) { (name) }
                 }

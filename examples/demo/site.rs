@@ -22,7 +22,7 @@ use tower_released::{
 use tracing::info;
 
 use crate::users::AuthSession;
-use crate::{facts, pages, users};
+use crate::{facts, pages, status, users};
 
 /// Which portal is shown, and the fake that shows it, if it is one.
 #[derive(Clone)]
@@ -82,6 +82,7 @@ pub(crate) fn site(client: ReleasedClient, portal: Portal) -> Result<Router, Box
         .merge(api)
         .route("/swap", get(pages::swap))
         .route("/about", get(pages::about))
+        .merge(status::routes(client.clone(), portal.clone())?)
         .layer(from_fn(users::welcome));
 
     Ok(Router::new()
@@ -124,16 +125,18 @@ fn vouch(auth: &AuthSession) -> Option<Result<User, InvalidUser>> {
 #[derive(Deserialize)]
 struct Fault {
     fault: String,
+    page: String,
 }
 
-/// Makes the fake slow, takes it down, or lets it hand out tokens that nobody can use.
-async fn fault(State(portal): State<Portal>, Form(Fault { fault }): Form<Fault>) -> Redirect {
+/// Makes the fake slow, takes it down, lets it refuse the secret, or lets it hand out tokens that nobody can use.
+async fn fault(State(portal): State<Portal>, Form(Fault { fault, page }): Form<Fault>) -> Redirect {
     if let Some(fake) = &portal.fake {
         fake.recover();
         fake.set_token_life(Duration::from_secs(120));
         match fault.as_str() {
             "slow" => fake.set_latency(Duration::from_secs(2)),
             "down" => fake.reply_always(Reply::status(503)),
+            "refusing" => fake.reply_always(Reply::status(401)),
             "late" => fake.set_token_life(Duration::ZERO),
             _ => {}
         }
@@ -142,7 +145,7 @@ async fn fault(State(portal): State<Portal>, Form(Fault { fault }): Form<Fault>)
             *current = fault;
         }
     }
-    Redirect::to("/")
+    Redirect::to(pages::path_of(&page))
 }
 
 /// The endpoint, and a line in the log.

@@ -95,7 +95,15 @@ fn code_in_the_readme_and_the_guides_is_at_most_80_columns_wide() {
             "leaked_secret.md",
             include_str!("../../src/docs/leaked_secret.md"),
         ),
+        (
+            "monitoring.md",
+            include_str!("../../src/docs/monitoring.md"),
+        ),
         ("operating.md", include_str!("../../src/docs/operating.md")),
+        (
+            "scaling_out.md",
+            include_str!("../../src/docs/scaling_out.md"),
+        ),
         (
             "setting_up.md",
             include_str!("../../src/docs/setting_up.md"),

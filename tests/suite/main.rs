@@ -37,6 +37,7 @@ mod leaks;
 mod logs;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod monitoring;
 mod nesting;
 mod parked_and_refused;
 mod promises;
@@ -44,6 +45,7 @@ mod proofs;
 mod properties;
 mod readiness;
 mod resolvers;
+mod scaling_out;
 mod state;
 mod telemetry;
 #[cfg(target_os = "linux")]

@@ -168,7 +168,7 @@ async fn an_operator_can_tell_a_wrong_secret_from_an_outage_from_a_request_to_sl
 
     released.reply_always(Reply::status(500));
     for _ in 0..5 {
-        assert!(mint().await.contains("Released's status"));
+        assert!(mint().await.contains("whether Released has an outage"));
     }
     assert!(
         log.text()

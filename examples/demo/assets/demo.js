@@ -21,3 +21,9 @@ document.addEventListener("released:token", ({ detail: { expiresIn } }) => {
   const note = document.querySelector("#script-note");
   if (note) note.textContent = `The script fetched a token, good for ${expiresIn} s, when the embed was mounted.`;
 });
+
+const live = document.querySelector("#status");
+if (live) setInterval(async () => {
+  const response = await fetch("/status/now", { cache: "no-store" }).catch(() => null);
+  if (response?.ok) live.innerHTML = await response.text();
+}, 1000);
