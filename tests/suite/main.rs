@@ -43,6 +43,7 @@ mod proofs;
 mod properties;
 mod readiness;
 mod resolvers;
+mod signing_in;
 mod state;
 mod telemetry;
 #[cfg(target_os = "linux")]
