@@ -46,7 +46,8 @@ struct Claims {
     iss: String,
     sub: String,
     email: Option<String>,
-    /// Cloudflare Access and some others do not send it. Without it, nobody has said that the address is confirmed.
+    /// Cloudflare Access and some others do not send it. Vouch for their users only after you found out that each login
+    /// method confirms addresses.
     email_verified: Option<bool>,
 }
 
