@@ -3,6 +3,7 @@
 //! | guide | read it when |
 //! |---|---|
 //! | [`setting_up`] | you start: from nothing to the first private page |
+//! | [`signing_in`] | you write the resolver: how does it find the user of axum-login, a cookie, a token, a proxy? |
 //! | [`vouching`] | you write the resolver: for whom may you vouch? |
 //! | [`embedding`] | you write the page |
 //! | [`existing_pages`] | your pages are files, or another application's |
@@ -18,6 +19,9 @@
 
 #[doc = include_str!("docs/setting_up.md")]
 pub mod setting_up {}
+
+#[doc = include_str!("docs/signing_in.md")]
+pub mod signing_in {}
 
 #[doc = include_str!("docs/vouching.md")]
 pub mod vouching {}

@@ -109,6 +109,10 @@ fn code_in_the_readme_and_the_guides_is_at_most_80_columns_wide() {
             include_str!("../../src/docs/setting_up.md"),
         ),
         (
+            "signing_in.md",
+            include_str!("../../src/docs/signing_in.md"),
+        ),
+        (
             "signing_out.md",
             include_str!("../../src/docs/signing_out.md"),
         ),

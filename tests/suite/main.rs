@@ -46,6 +46,7 @@ mod properties;
 mod readiness;
 mod resolvers;
 mod scaling_out;
+mod signing_in;
 mod state;
 mod telemetry;
 #[cfg(target_os = "linux")]
