@@ -8,7 +8,39 @@
 //! Give [`FakeReleased::client`] to the layer. For an outage, call `set_latency(..)` or `reply_always(Reply::status(503))`,
 //! and then `recover()`.
 //!
-//! # Example
+//! # A test of a page
+//!
+//! ```sh
+//! cargo add --dev tower --features util
+//! cargo add --dev tower-released --features testing
+//! ```
+//!
+//! ```rust,test_harness
+//! use axum::{Extension, Router, body, http::Request, routing::get};
+//! use tower::ServiceExt;
+//! use tower_released::{AuthToken, BoxError, Minter, ReleasedTokenLayer};
+//! use tower_released::{User, from_extension, testing::StubMinter};
+//!
+//! fn app(minter: impl Minter) -> Router {
+//!     let layer = ReleasedTokenLayer::new(minter, from_extension(User::clone));
+//!     let page = get(async |token: AuthToken| token.to_string());
+//!     Router::new().route("/", page).route_layer(layer)
+//! }
+//!
+//! #[tokio::test]
+//! async fn ada_gets_a_token() -> Result<(), BoxError> {
+//!     let ada = User::new("42", "ada@example.com")?;
+//!     let app = app(StubMinter::new()).layer(Extension(ada));
+//!     let request = Request::get("/").body(body::Body::empty())?;
+//!     let page = app.oneshot(request).await?.into_body();
+//!     assert_eq!(body::to_bytes(page, 4096).await?, "stub-token-1");
+//!     Ok(())
+//! }
+//! ```
+//!
+//! In production, `main` calls `app` with the [`ReleasedClient`](crate::ReleasedClient).
+//!
+//! # The fake in a test
 //!
 //! ```
 //! # #[cfg(all(feature = "axum", feature = "client"))]
