@@ -35,6 +35,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .layer(Extension(ada)); // your authentication layer goes here
 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+    println!("http://localhost:3000/roadmap");
     axum::serve(listener, app).await?;
     Ok(())
 }

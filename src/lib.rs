@@ -63,6 +63,7 @@
 //!         .layer(Extension(ada)); // your authentication layer goes here
 //!
 //!     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+//!     println!("http://localhost:3000/roadmap");
 //!     axum::serve(listener, app).await?;
 //!     Ok(())
 //! }
