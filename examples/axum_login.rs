@@ -1,7 +1,8 @@
 //! Sign-in by axum-login, and a page that vouches for whom it found: `cargo run --example axum_login`.
 //!
 //! It mints with the account of `RELEASED_ACCOUNT_ID` and `RELEASED_SHARED_SECRET` (or `RELEASED_SHARED_SECRET_FILE`), or
-//! with a fake of Released if none of them is set. `PORT` is 3000 by default.
+//! with a fake of Released if none of them is set. `PORT` is 3000 by default. In your `Cargo.toml`: `axum-login` 0.18 and
+//! `tower-sessions` 0.14, which has the store in memory.
 
 // The address is for a person to open.
 #![allow(clippy::print_stdout)]

@@ -115,7 +115,9 @@ impl Started<'_> {
             Ok(Some(_)) => telemetry::count_page("minted"),
             Ok(None) => {
                 telemetry::count_page("anonymous");
-                debug!("no auth token for this request: nobody is signed in");
+                debug!(
+                    "no auth token for this request: nobody is signed in, or the resolver returned no user for them"
+                );
             }
             Err(error) => {
                 telemetry::count_page(error.kind().as_str());

@@ -346,7 +346,7 @@ impl fmt::Debug for UserId {
 }
 
 /// Says why a [`User`] was refused, before anything was sent. The texts contain none of the person's data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidUser {
     /// The id is empty.
@@ -378,6 +378,13 @@ impl fmt::Display for InvalidUser {
             Self::NameTooLong => "the user's name is longer than the 200 characters that Released accepts",
             Self::AvatarUrl => "the user's avatar URL is not an absolute http or https URL",
         })
+    }
+}
+
+// What `main` and `unwrap` show.
+impl fmt::Debug for InvalidUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InvalidUser: {self}")
     }
 }
 

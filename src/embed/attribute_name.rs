@@ -42,7 +42,7 @@ pub(crate) fn check(name: &str, reserved: &[&str]) -> Result<(), InvalidAttribut
 /// let clicked = embed::page("YOUR-CHANNEL").attribute("onclick", "alert(1)");
 /// assert_eq!(clicked, Err(InvalidAttribute::EventHandler));
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidAttribute {
     /// The name does not start with `a-z`, does not end with `a-z` or a digit, or has other characters than `a-z`,
@@ -71,6 +71,13 @@ impl fmt::Display for InvalidAttribute {
                  integrity"
             }
         })
+    }
+}
+
+// What `main` and `unwrap` show.
+impl fmt::Debug for InvalidAttribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InvalidAttribute: {self}")
     }
 }
 

@@ -43,7 +43,7 @@ fn is_label(label: &str) -> bool {
 }
 
 /// Says that a string is not a host or an origin that a policy can allow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct InvalidSource;
 
 impl fmt::Display for InvalidSource {
@@ -53,6 +53,13 @@ impl fmt::Display for InvalidSource {
              https://example.com or https://example.com:8443, without a path, a wildcard, an underscore or an IPv6 \
              address",
         )
+    }
+}
+
+// What `main` and `unwrap` show.
+impl fmt::Debug for InvalidSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InvalidSource: {self}")
     }
 }
 

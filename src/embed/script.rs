@@ -150,7 +150,7 @@ pub(crate) fn is_base64(text: &str) -> bool {
 }
 
 /// Says why a [`Script`] was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidScript {
     /// The build's hash has other characters than letters, digits, `-` and `_`.
@@ -182,6 +182,13 @@ impl fmt::Display for InvalidScript {
             Self::Nonce => "the nonce is not base64; make it of random bytes in base64",
             Self::Attribute(error) => return error.fmt(f),
         })
+    }
+}
+
+// What `main` and `unwrap` show.
+impl fmt::Debug for InvalidScript {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InvalidScript: {self}")
     }
 }
 

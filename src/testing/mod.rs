@@ -38,7 +38,8 @@
 //! }
 //! ```
 //!
-//! In production, `main` calls `app` with the [`ReleasedClient`](crate::ReleasedClient).
+//! In production, `main` calls `app` with the [`ReleasedClient`](crate::ReleasedClient), and adds the routes that need the client
+//! itself, such as a readiness page.
 //!
 //! # The fake in a test
 //!
@@ -93,7 +94,7 @@
 //!
 //! In another shell, set the three variables and start your application. It needs
 //! [`ReleasedClient::from_env`](crate::ReleasedClient::from_env), and in development the fake's embed script instead of
-//! Released's: `embed::script().src("http://127.0.0.1:4000/1/embed.js")`. A Content-Security-Policy must allow
+//! Released's, for example from a variable of your own: `embed::script().src("http://127.0.0.1:4000/1/embed.js")`. A Content-Security-Policy must allow
 //! [`origin()`](FakeReleased::origin).
 //!
 //! # Tests in a browser

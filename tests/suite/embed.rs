@@ -1260,3 +1260,17 @@ async fn the_script_is_kept_for_a_year_under_its_own_url_and_asked_for_again_und
         StatusCode::OK
     );
 }
+
+#[test]
+fn an_error_that_ends_main_says_what_to_do() {
+    let error: tower_released::BoxError =
+        embed::csp::strict().hub("https://acme").unwrap_err().into();
+    // What `main` prints.
+    let printed = format!("{error:?}");
+    assert!(
+        printed.starts_with("InvalidSource: not a host"),
+        "{printed}"
+    );
+    let printed = format!("{:?}", tower_released::User::new("42", "ada").unwrap_err());
+    assert!(printed.contains("a bare address such as"), "{printed}");
+}

@@ -24,7 +24,7 @@ pub enum ProxyHeader {
 }
 
 /// Says that a text is not an origin, such as `https://app.example`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct InvalidOrigin(String);
 
 impl fmt::Display for InvalidOrigin {
@@ -34,6 +34,13 @@ impl fmt::Display for InvalidOrigin {
             "{:?} is not an origin. Write the scheme, the host and perhaps the port, such as https://app.example",
             self.0
         )
+    }
+}
+
+// What `main` and `unwrap` show.
+impl fmt::Debug for InvalidOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InvalidOrigin: {self}")
     }
 }
 

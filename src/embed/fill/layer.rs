@@ -93,7 +93,7 @@ pub(super) struct Warned {
 }
 
 /// Says that a fallback was refused; see [`FillLayer::fallback`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct InvalidFallback(());
 
 impl fmt::Display for InvalidFallback {
@@ -102,6 +102,13 @@ impl fmt::Display for InvalidFallback {
             "the fallback is not the path of a token endpoint; it must start with one slash and have only characters of \
              a URL's path and query, such as /api/released-token",
         )
+    }
+}
+
+// What `main` and `unwrap` show.
+impl fmt::Debug for InvalidFallback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InvalidFallback: {self}")
     }
 }
 
