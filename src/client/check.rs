@@ -46,7 +46,7 @@ impl ReleasedClient {
         let mut report = CheckReport::default();
         let Some(pipeline) = &self.pipeline else {
             report.failed(
-                "configuration",
+                "config",
                 "the client is disabled, so all pages are served without a token",
                 "set RELEASED_ACCOUNT_ID and RELEASED_SHARED_SECRET",
             );

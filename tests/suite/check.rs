@@ -340,7 +340,10 @@ async fn a_report_shows_neither_the_secret_nor_the_token_nor_the_user() {
 #[tokio::test]
 async fn a_disabled_client_says_that_it_is_disabled_and_not_that_there_is_no_connection() {
     let client = ReleasedClient::disabled();
-    assert_outcomes(&client.check().await, &[("configuration", Failed)]);
+    let report = client.check().await;
+    assert_outcomes(&report, &[("config", Failed)]);
+    let text = report.to_string();
+    assert!(text.starts_with("failed  config     the client"), "{text}");
     let report = client.check_as(&ada()).await;
     assert_outcomes(
         &report,
