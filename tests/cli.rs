@@ -596,3 +596,55 @@ async fn wrong_arguments_and_a_wrong_configuration_are_2() {
         assert!(help.text.contains(word), "{}", help.text);
     }
 }
+
+/// A page with this HTML and these headers.
+async fn page(html: &'static str, headers: &[(HeaderName, &'static str)]) -> String {
+    let headers = headers.to_vec();
+    let page = get(async move || {
+        let mut answer = ([(CONTENT_TYPE, "text/html")], html).into_response();
+        for (name, value) in &headers {
+            answer.headers_mut().append(name, value.parse().unwrap());
+        }
+        answer
+    });
+    format!("http://{}/", serve(Router::new().route("/", page)).await)
+}
+
+#[tokio::test]
+async fn what_a_redirect_or_a_script_says_of_a_visitor_is_not_shown() {
+    // `check` looks for these words in every output.
+    for target in [
+        "/verify/eyJhbGciOiJIUzI1NiJ9.e30.c2ln",
+        "/welcome/lovelace@example.com",
+        "/welcome/lovelace%40example.com",
+        "/account;jsessionid=s3ssion",
+    ] {
+        let redirect = get(async move || (StatusCode::FOUND, [(LOCATION, target)]));
+        let app = Router::new().route("/", redirect);
+        let url = format!("http://{}/", serve(app).await);
+        let output = Run::default().check(&["--page", &url]).await;
+        output.says(1, &["failed page", "answers 404"]);
+    }
+    let target = format!(
+        "http://lovelace:s3ssion@{}/somewhere",
+        serve(Router::new()).await
+    );
+    let redirect = get(async move || (StatusCode::FOUND, [(LOCATION, target)]));
+    let url = format!(
+        "http://{}/",
+        serve(Router::new().route("/", redirect)).await
+    );
+    let output = Run::default().check(&["--page", &url]).await;
+    output.says(1, &["failed page", "/somewhere answers 404"]);
+
+    let url = page(
+        "<script src=https://lovelace:s3ssion@cdn.example/1/embed.js></script>",
+        &[],
+    )
+    .await;
+    let output = Run::default().check(&["--page", &url]).await;
+    output.says(
+        0,
+        &["warning script https://cdn.example/1/embed.js is not Released's"],
+    );
+}

@@ -102,12 +102,26 @@ fn report_page(report: &mut CheckReport, fetched: &Fetched, html: &Html) -> bool
     true
 }
 
-/// The URL without its query, which may hold secrets.
+/// The longest part of a path that is shown. Words are shorter, and tokens are longer.
+const LONGEST_SEGMENT: usize = 20;
+
+/// The URL without what may be secret or personal: the user name, the password and the query, and in the path what may be
+/// a token, a session or an e-mail address.
 pub(crate) fn place(url: &Url) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    url.set_fragment(None);
-    url.to_string()
+    let origin = url.origin().ascii_serialization();
+    let path: Vec<&str> = url.path().split('/').map(shown_segment).collect();
+    format!("{origin}{}", path.join("/"))
+}
+
+fn shown_segment(segment: &str) -> &str {
+    // Java's servers write a session after a semicolon.
+    let (shown, _) = segment.split_once(';').unwrap_or((segment, ""));
+    let has_address = shown.contains('@') || shown.to_ascii_lowercase().contains("%40");
+    if has_address || shown.len() > LONGEST_SEGMENT {
+        "…"
+    } else {
+        shown
+    }
 }
 
 /// Returns whether a host or a path has one of the names of sign-in pages.
@@ -186,5 +200,43 @@ fn report_cache(report: &mut CheckReport, fetched: &Fetched, has_token: bool) {
             "find what replaces the layer's Cache-Control: a proxy, another layer, or CacheControl::Unchanged",
         ),
         (None, false) => report.ok(CHECK, "no token in the page, so it may be kept"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_shows_nothing_that_is_secret_or_personal() {
+        for (url, shown) in [
+            (
+                "https://example.com:8443/a/b/?c#d",
+                "https://example.com:8443/a/b/",
+            ),
+            (
+                "https://ada:s3cret@example.com:443/a",
+                "https://example.com/a",
+            ),
+            (
+                "http://[::1]:3000/sign-in;jsessionid=s3cret/a",
+                "http://[::1]:3000/sign-in/a",
+            ),
+            (
+                "https://example.com/ada@example.com/a",
+                "https://example.com/…/a",
+            ),
+            (
+                "https://example.com/ada%40example.com",
+                "https://example.com/…",
+            ),
+            (
+                "https://example.com/verify/eyJhbGciOiJIUzI1NiJ9.e30.c2ln",
+                "https://example.com/verify/…",
+            ),
+        ] {
+            let url = Url::parse(url).expect("a URL");
+            assert_eq!(place(&url), shown);
+        }
     }
 }
