@@ -648,3 +648,35 @@ async fn what_a_redirect_or_a_script_says_of_a_visitor_is_not_shown() {
         &["warning script https://cdn.example/1/embed.js is not Released's"],
     );
 }
+
+#[tokio::test]
+async fn the_script_that_the_browser_runs_is_the_one_that_is_looked_at() {
+    for (html, code, parts) in [
+        // Another service's script with the same name.
+        (
+            "<script src=//embed.typeform.com/next/embed.js></script>\
+             <script src=https://embed.released.so/1/embed.js></script><div id=root>",
+            1,
+            &[
+                "failed policy script-src blocks Released's script",
+                "add https://embed.released.so to script-src",
+                "ok script the loader of embed.released.so",
+            ][..],
+        ),
+        // A consent manager's copy, and one that runs.
+        (
+            "<script type=text/plain src=https://embed.released.so/1/embed.js></script>\
+             <script src=https://embed.released.so/1a2b/embed.js></script>",
+            1,
+            &["ok script a pinned build of embed.released.so"],
+        ),
+    ] {
+        let policy = (
+            CONTENT_SECURITY_POLICY,
+            "script-src https://embed.typeform.com",
+        );
+        let url = page(html, &[policy]).await;
+        let output = Run::default().check(&["--page", &url]).await;
+        output.says(code, parts);
+    }
+}
