@@ -670,6 +670,11 @@ async fn the_script_that_the_browser_runs_is_the_one_that_is_looked_at() {
             1,
             &["ok script a pinned build of embed.released.so"],
         ),
+        (
+            "<base href=https://embed.released.so/1/><base href=/2/><script src=embed.js></script>",
+            1,
+            &["ok script the loader of embed.released.so"],
+        ),
     ] {
         let policy = (
             CONTENT_SECURITY_POLICY,

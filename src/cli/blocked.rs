@@ -20,13 +20,14 @@ pub(crate) fn report(
     sources: &Sources,
     script: Option<&(Url, Option<String>)>,
 ) {
+    let base = html.base(&fetched.url);
     let needs = Needs {
         sources,
         page: &fetched.url,
         script: script.cloned(),
         asks_itself: html.elements.iter().any(|element| {
             let endpoint = element.endpoint.as_deref();
-            let url = endpoint.and_then(|endpoint| fetched.url.join(endpoint).ok());
+            let url = endpoint.and_then(|endpoint| base.join(endpoint).ok());
             url.is_some_and(|url| url.origin() == fetched.url.origin())
         }),
     };

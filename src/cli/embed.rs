@@ -26,8 +26,9 @@ pub(crate) fn script(html: &Html, page: &Url) -> Option<(Url, Option<String>)> {
 /// Returns the tags of Released's script, with their URLs: the loader, or a pinned build. Without any, those that may be
 /// another server's copy, such as the fake's. If a browser runs some of them, returns only these.
 fn scripts<'a>(html: &'a Html, page: &Url) -> Vec<(&'a Script, Url)> {
+    let base = html.base(page);
     let with_url = html.scripts.iter().filter_map(|script| {
-        let url = page.join(&script.src).ok()?;
+        let url = base.join(&script.src).ok()?;
         url.path().ends_with("/embed.js").then_some((script, url))
     });
     // Other services have an embed.js, too.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use html5gum::emitters::default::DefaultEmitter;
 use html5gum::{HtmlString, Spanned, Token, Tokenizer};
+use url::Url;
 
 use crate::embed::id_attribute;
 
@@ -23,6 +24,8 @@ pub(crate) struct Html {
     /// The policies of `<meta>` elements.
     pub(crate) policies: Vec<String>,
     pub(crate) has_password_field: bool,
+    /// The `href` of the first `<base>` that has one.
+    base: Option<String>,
 }
 
 /// A script with a URL.
@@ -78,6 +81,13 @@ impl Html {
         html
     }
 
+    /// Returns the URL that the page's own URLs are relative to.
+    pub(crate) fn base(&self, page: &Url) -> Url {
+        let base = self.base.as_ref().and_then(|base| page.join(base).ok());
+        base.filter(|base| matches!(base.scheme(), "http" | "https"))
+            .unwrap_or_else(|| page.clone())
+    }
+
     fn add(&mut self, name: &[u8], attributes: &Attributes) {
         let get = |name| attribute(attributes, name);
         let is = |name, value| {
@@ -93,6 +103,7 @@ impl Html {
                     });
                 }
             }
+            b"base" if self.base.is_none() => self.base = get("href"),
             b"meta" if is("http-equiv", "content-security-policy") => {
                 self.policies.extend(get("content"));
             }
