@@ -685,3 +685,11 @@ async fn the_script_that_the_browser_runs_is_the_one_that_is_looked_at() {
         output.says(code, parts);
     }
 }
+
+#[tokio::test]
+async fn an_embedder_policy_that_also_names_a_report_is_one() {
+    let name = HeaderName::from_static("cross-origin-embedder-policy");
+    let url = page("", &[(name, "require-corp; report-to=\"default\"")]).await;
+    let output = Run::default().check(&["--page", &url]).await;
+    output.says(1, &["warning policy Cross-Origin-Embedder-Policy"]);
+}

@@ -68,7 +68,7 @@ pub(crate) fn report(
     if fetched
         .headers
         .get(COEP)
-        .is_some_and(|value| value == "require-corp")
+        .is_some_and(|value| is_item(value.as_bytes(), b"require-corp"))
     {
         report.warning(
             "policy",
@@ -76,6 +76,12 @@ pub(crate) fn report(
             "try without the header",
         );
     }
+}
+
+/// Returns whether a structured field is this token, with or without parameters (RFC 9651).
+fn is_item(value: &[u8], token: &[u8]) -> bool {
+    let item = value.split(|byte| *byte == b';').next();
+    item.is_some_and(|item| item.trim_ascii() == token)
 }
 
 fn is_style(kind: Kind) -> bool {
