@@ -693,3 +693,25 @@ async fn an_embedder_policy_that_also_names_a_report_is_one() {
     let output = Run::default().check(&["--page", &url]).await;
     output.says(1, &["warning policy Cross-Origin-Embedder-Policy"]);
 }
+
+#[tokio::test]
+async fn a_header_that_lets_a_cdn_keep_a_token_is_noticed() {
+    let released = FakeReleased::start().await.unwrap();
+    for name in ["cdn-cache-control", "surrogate-control"] {
+        let headers = vec![no_store(), (HeaderName::from_static(name), "max-age=600")];
+        let address = serve(pages(token(&released).await, headers)).await;
+        let url = format!("http://{address}/roadmap");
+        Run::default()
+            .check(&["--page", &url, "--header", "Cookie: id=s3ssion"])
+            .await
+            .says(1, &[&format!("failed cache {name} tells CDNs")]);
+    }
+    let harmless = HeaderName::from_static("cdn-cache-control");
+    let headers = vec![no_store(), (harmless, "no-store")];
+    let address = serve(pages(token(&released).await, headers)).await;
+    let url = format!("http://{address}/roadmap");
+    Run::default()
+        .check(&["--page", &url, "--header", "Cookie: id=s3ssion"])
+        .await
+        .says(0, &["ok cache no-store"]);
+}

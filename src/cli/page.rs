@@ -1,6 +1,6 @@
 //! Looks at a page: would the portal in it open?
 
-use http::header::{AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE};
+use http::header::{AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
 use url::Url;
 
 use super::fetch::Fetched;
@@ -184,6 +184,14 @@ fn report_cache(report: &mut CheckReport, fetched: &Fetched, has_token: bool) {
     let age = headers
         .get(AGE)
         .and_then(|age| age.to_str().ok()?.trim().parse::<u64>().ok());
+    if let Some(name) = headers.iter().find_map(keeps_at_cdns).filter(|_| has_token) {
+        report.failed(
+            CHECK,
+            format!("{name} tells CDNs to keep this page, and the token with it"),
+            "find the proxy or the layer that sets the header, and remove it from pages with a token",
+        );
+        return;
+    }
     match (age, has_no_store) {
         (Some(age), _) if has_token && age > 0 => report.failed(
             CHECK,
@@ -201,6 +209,20 @@ fn report_cache(report: &mut CheckReport, fetched: &Fetched, has_token: bool) {
         ),
         (None, false) => report.ok(CHECK, "no token in the page, so it may be kept"),
     }
+}
+
+/// Returns the name of a header that CDNs use instead of `Cache-Control` (RFC 9213; Edge Architecture), if it does not
+/// forbid them to keep the page.
+fn keeps_at_cdns<'a>((name, value): (&'a HeaderName, &HeaderValue)) -> Option<&'a str> {
+    let name = name.as_str();
+    let value = value.to_str().unwrap_or_default().to_ascii_lowercase();
+    let forbids = value.split(',').any(|directive| {
+        matches!(
+            directive.trim(),
+            "no-store" | "private" | "no-cache" | "max-age=0"
+        )
+    });
+    ((name.ends_with("-cache-control") || name == "surrogate-control") && !forbids).then_some(name)
 }
 
 #[cfg(test)]
