@@ -715,3 +715,21 @@ async fn a_header_that_lets_a_cdn_keep_a_token_is_noticed() {
         .await
         .says(0, &["ok cache no-store"]);
 }
+
+#[tokio::test]
+async fn a_page_in_utf_16_is_not_taken_for_one_without_an_embed() {
+    let html = "<script src=https://embed.released.so/1/embed.js></script>";
+    let body: Vec<u8> = "\u{feff}"
+        .encode_utf16()
+        .chain(html.encode_utf16())
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let page = get(async move || ([(CONTENT_TYPE, "text/html")], body));
+    let url = format!("http://{}/", serve(Router::new().route("/", page)).await);
+    let output = Run::default().check(&["--page", &url]).await;
+    output.says(
+        1,
+        &["failed page", "UTF-16", "skipped this is not the page"],
+    );
+    assert!(!output.words.contains("failed script"), "{}", output.text);
+}

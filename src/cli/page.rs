@@ -94,12 +94,33 @@ fn report_page(report: &mut CheckReport, fetched: &Fetched, html: &Html) -> bool
         );
         return false;
     }
+    if is_utf_16(fetched) {
+        report.failed(
+            CHECK,
+            "encoded as UTF-16, which this command does not read",
+            "serve the page as UTF-8, as HTML demands",
+        );
+        return false;
+    }
     if fetched.redirects > 0 {
         report.ok(CHECK, format!("{status}, after a redirect to {place}"));
     } else {
         report.ok(CHECK, format!("{status} {place}"));
     }
     true
+}
+
+/// Returns whether a browser reads the page as UTF-16. Other encodings have the ASCII of tags in common.
+fn is_utf_16(fetched: &Fetched) -> bool {
+    let kind = fetched.headers.get(CONTENT_TYPE);
+    let kind = kind.map(|kind| kind.as_bytes().to_ascii_lowercase());
+    let is_named = kind.is_some_and(|kind| kind.windows(6).any(|part| part == b"utf-16"));
+    let body = &fetched.body;
+    // A byte order mark counts before the header.
+    match body.get(..2) {
+        Some([0xfe, 0xff] | [0xff, 0xfe]) => true,
+        _ => is_named && !body.starts_with("\u{feff}".as_bytes()),
+    }
 }
 
 /// The longest part of a path that is shown. Words are shorter, and tokens are longer.
