@@ -733,3 +733,36 @@ async fn a_page_in_utf_16_is_not_taken_for_one_without_an_embed() {
     );
     assert!(!output.words.contains("failed script"), "{}", output.text);
 }
+
+#[tokio::test]
+async fn what_to_do_about_a_proxy_is_said_where_the_proxy_is_the_reason() {
+    let closed = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    // A page is not Released.
+    let run = Run::default().set("HTTPS_PROXY", &format!("http://lovelace:s3ssion@{closed}"));
+    let output = run.check(&["--page", "https://app.example.com/"]).await;
+    output.says(
+        1,
+        &["failed page the proxy opened no connection to app.example.com:443 do this: check HTTPS_PROXY"],
+    );
+    assert!(
+        !output.words.contains("connections to Released"),
+        "{}",
+        output.text
+    );
+
+    let socks = format!("socks5://lovelace:s3ssion@{closed}");
+    let run = Run::default().set("HTTPS_PROXY", &socks);
+    let output = run.check(&["--page", "https://app.example.com/"]).await;
+    output.says(1, &["failed page", "HTTPS_PROXY", "NO_PROXY"]);
+    assert!(!output.words.contains("token URL"), "{}", output.text);
+
+    let run = Run::with("acc", "s3cret-of-acc", "https://nowhere.invalid/token")
+        .set("HTTPS_PROXY", &socks);
+    let output = run.check(&[]).await;
+    output.says(2, &["failed config", "HTTPS_PROXY", "NO_PROXY"]);
+    // The variables that the help lists are all set.
+    assert!(!output.words.contains("--help"), "{}", output.text);
+}
