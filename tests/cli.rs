@@ -766,3 +766,12 @@ async fn what_to_do_about_a_proxy_is_said_where_the_proxy_is_the_reason() {
     // The variables that the help lists are all set.
     assert!(!output.words.contains("--help"), "{}", output.text);
 }
+
+#[tokio::test]
+async fn an_id_may_start_with_a_hyphen() {
+    let released = FakeReleased::start().await.unwrap();
+    let run = Run::at(&released);
+    run.check(&["--as", "-V1StGXR8_Z5jdHi6B", EMAIL])
+        .await
+        .says(0, &["ok mint"]);
+}
