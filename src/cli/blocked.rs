@@ -2,11 +2,10 @@
 
 use http::HeaderName;
 use http::header::CONTENT_SECURITY_POLICY;
-use url::Url;
 
 use super::fetch::Fetched;
 use super::html::Html;
-use super::policy::{Blocked, Needs};
+use super::policy::{Blocked, EmbedScript, Needs};
 use crate::client::CheckReport;
 use crate::embed::csp::Sources;
 use crate::embed::policy::Kind;
@@ -18,7 +17,7 @@ pub(crate) fn report(
     fetched: &Fetched,
     html: &Html,
     sources: &Sources,
-    script: Option<&(Url, Option<String>)>,
+    script: Option<&EmbedScript>,
 ) {
     let base = html.base(&fetched.url);
     let needs = Needs {

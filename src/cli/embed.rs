@@ -5,6 +5,7 @@ use url::Url;
 use super::fetch::Fetched;
 use super::html::{Element, Html, Script};
 use super::page::{AS_A_USER, PAGE_LIFE, PAGE_TOKEN, place};
+use super::policy::EmbedScript;
 use crate::AuthToken;
 use crate::client::CheckReport;
 use crate::client::check_token::{self, Origin};
@@ -17,10 +18,13 @@ pub(crate) fn report(report: &mut CheckReport, fetched: &Fetched, html: &Html, h
     report_tokens(report, html, fetched);
 }
 
-/// Returns the URL and the nonce of the embed's script.
-pub(crate) fn script(html: &Html, page: &Url) -> Option<(Url, Option<String>)> {
+/// Returns the embed's script.
+pub(crate) fn script(html: &Html, page: &Url) -> Option<EmbedScript> {
     let (script, url) = scripts(html, page).into_iter().next()?;
-    Some((url, script.nonce.clone()))
+    Some(EmbedScript {
+        url,
+        nonce: script.nonce.clone(),
+    })
 }
 
 /// Returns the tags of Released's script, with their URLs: the loader, or a pinned build. Without any, those that may be
