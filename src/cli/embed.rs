@@ -24,6 +24,7 @@ pub(crate) fn script(html: &Html, page: &Url) -> Option<EmbedScript> {
     Some(EmbedScript {
         url,
         nonce: script.nonce.clone(),
+        integrity: script.integrity.clone(),
     })
 }
 

@@ -33,6 +33,7 @@ pub(crate) struct Html {
 pub(crate) struct Script {
     pub(crate) src: String,
     pub(crate) nonce: Option<String>,
+    pub(crate) integrity: Option<String>,
     /// Whether a browser runs it. Consent managers change the type, so that it does not.
     pub(crate) is_run: bool,
 }
@@ -99,6 +100,7 @@ impl Html {
                     self.scripts.push(Script {
                         src,
                         nonce: get("nonce"),
+                        integrity: get("integrity"),
                         is_run: get("type").is_none_or(|kind| is_javascript(&kind)),
                     });
                 }

@@ -32,6 +32,35 @@ pub(crate) struct Needs<'a> {
 pub(crate) struct EmbedScript {
     pub(crate) url: Url,
     pub(crate) nonce: Option<String>,
+    pub(crate) integrity: Option<String>,
+}
+
+impl EmbedScript {
+    /// Returns whether a policy allows it, wherever it is from: by its nonce, or by all hashes of its integrity (CSP Level
+    /// 3, section 6.7.1.1).
+    fn is_known_to(&self, sources: &[Cow<'_, str>]) -> bool {
+        let has = |kind: &str, value: &str| {
+            sources.iter().any(|source| {
+                let quoted = source
+                    .strip_prefix('\'')
+                    .and_then(|it| it.strip_suffix('\''));
+                let parts = quoted.and_then(|it| it.split_once('-'));
+                // The keyword is case-insensitive, the value is not.
+                parts.is_some_and(|(keyword, allowed)| {
+                    keyword.eq_ignore_ascii_case(kind) && allowed == value
+                })
+            })
+        };
+        if self.nonce.as_ref().is_some_and(|nonce| has("nonce", nonce)) {
+            return true;
+        }
+        let hashes = self.integrity.as_deref().unwrap_or_default();
+        let is_allowed = |hash: &str| {
+            hash.split_once('-')
+                .is_some_and(|(kind, value)| has(kind, value))
+        };
+        !hashes.trim().is_empty() && hashes.split_ascii_whitespace().all(is_allowed)
+    }
 }
 
 impl Needs<'_> {
@@ -67,15 +96,11 @@ impl Needs<'_> {
             };
         }
         if kind == Kind::Script {
-            let nonce = self
+            if self
                 .script
                 .as_ref()
-                .and_then(|script| script.nonce.as_ref());
-            let has_nonce = nonce.is_some_and(|nonce| {
-                let source = format!("'nonce-{nonce}'");
-                sources.iter().any(|allowed| *allowed == source)
-            });
-            if has_nonce {
+                .is_some_and(|script| script.is_known_to(sources))
+            {
                 return None;
             }
             if has_keyword(sources, "'strict-dynamic'") {
@@ -210,6 +235,7 @@ mod tests {
             script: Some(EmbedScript {
                 url: script,
                 nonce: nonce.map(str::to_owned),
+                integrity: None,
             }),
             asks_itself: true,
         };
@@ -400,7 +426,11 @@ mod tests {
             let needs = Needs {
                 sources: &csp::strict(),
                 page: &page,
-                script: Some(EmbedScript { url, nonce: None }),
+                script: Some(EmbedScript {
+                    url,
+                    nonce: None,
+                    integrity: None,
+                }),
                 asks_itself: false,
             };
             let blocked = needs.blocked_by(&format!("script-src {source}"));
@@ -413,6 +443,47 @@ mod tests {
         ] {
             assert_eq!(blocked(&format!("connect-src 'self' {source}"), None), []);
             assert_eq!(blocked(&format!("frame-src {source}"), None), []);
+        }
+    }
+
+    #[test]
+    fn a_script_may_be_allowed_by_its_hash() {
+        let page = Url::parse("https://app.example.com/").expect("a URL");
+        for (integrity, policy, is_allowed) in [
+            ("sha384-ab+/", "script-src 'sha384-ab+/'", true),
+            (
+                "sha384-ab+/",
+                "script-src 'strict-dynamic' 'sha384-ab+/'",
+                true,
+            ),
+            (
+                "sha384-ab+/ sha256-cd",
+                "script-src 'SHA384-ab+/' 'sha256-cd'",
+                true,
+            ),
+            (
+                "sha384-ab+/",
+                "script-src 'strict-dynamic' 'sha384-AB+/'",
+                false,
+            ),
+            ("sha384-ab+/ sha256-cd", "script-src 'sha256-cd'", false),
+            ("", "script-src 'strict-dynamic' 'sha256-cd'", false),
+        ] {
+            let needs = Needs {
+                sources: &csp::strict(),
+                page: &page,
+                script: Some(EmbedScript {
+                    url: Url::parse("https://embed.released.so/1a2b/embed.js").expect("a URL"),
+                    nonce: None,
+                    integrity: Some(integrity.to_owned()),
+                }),
+                asks_itself: false,
+            };
+            assert_eq!(
+                needs.blocked_by(policy).is_empty(),
+                is_allowed,
+                "{integrity} {policy}"
+            );
         }
     }
 
