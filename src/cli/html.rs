@@ -64,16 +64,20 @@ impl Html {
         emitter.naively_switch_states(true);
         // For each open template, whether a browser shows its content.
         let mut templates: Vec<bool> = Vec::new();
+        // How many of them it does not show.
+        let mut hidden = 0_usize;
         for token in Tokenizer::new_with_emitter(body, emitter) {
             let Ok(token) = token;
             match token {
                 Token::StartTag(tag) if tag.name.as_slice() == b"template" => {
-                    templates.push(attribute(&tag.attributes, "shadowrootmode").is_some());
+                    let is_shown = attribute(&tag.attributes, "shadowrootmode").is_some();
+                    hidden += usize::from(!is_shown);
+                    templates.push(is_shown);
                 }
                 Token::EndTag(tag) if tag.name.as_slice() == b"template" => {
-                    templates.pop();
+                    hidden -= usize::from(templates.pop() == Some(false));
                 }
-                Token::StartTag(tag) if templates.iter().all(|is_shown| *is_shown) => {
+                Token::StartTag(tag) if hidden == 0 => {
                     html.add(&tag.name, &tag.attributes);
                 }
                 _ => {}
@@ -185,6 +189,18 @@ mod tests {
         );
         assert!(html.has_password_field);
         assert!(!format!("{html:?}").contains("t&k"));
+    }
+
+    #[test]
+    fn a_tag_costs_the_same_in_however_many_templates_it_is() {
+        let depth = 100_000;
+        let open = "<template shadowrootmode=open>".repeat(depth);
+        let page = format!("{open}{}<released-page>", "<p>".repeat(depth));
+        let start = std::time::Instant::now();
+        assert_eq!(Html::parse(page.as_bytes()).elements.len(), 1);
+        assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+        let page = format!("{open}<template><released-page></template><released-page>");
+        assert_eq!(Html::parse(page.as_bytes()).elements.len(), 1);
     }
 
     #[test]
