@@ -775,3 +775,27 @@ async fn an_id_may_start_with_a_hyphen() {
         .await
         .says(0, &["ok mint"]);
 }
+
+#[tokio::test]
+async fn a_sign_in_that_cannot_be_reached_is_not_taken_for_the_page() {
+    let closed = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    for (path, cure) in [
+        ("sso/start", "do this: pass the cookie of a signed-in user"),
+        ("news", "do this: check the URL of the page"),
+    ] {
+        let target = format!("http://{closed}/{path}?next=s3ssion");
+        let redirect = get(async move || (StatusCode::FOUND, [(LOCATION, target.clone())]));
+        let url = format!(
+            "http://{}/",
+            serve(Router::new().route("/", redirect)).await
+        );
+        let output = Run::default().check(&["--page", &url]).await;
+        let found = format!(
+            "failed page redirects to http://{closed}/{path}: connection refused by {closed}"
+        );
+        output.says(1, &[&found, cure]);
+    }
+}

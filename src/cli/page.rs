@@ -146,7 +146,7 @@ fn shown_segment(segment: &str) -> &str {
 }
 
 /// Returns whether a host or a path has one of the names of sign-in pages.
-fn is_named_sign_in(url: &Url) -> bool {
+pub(crate) fn is_named_sign_in(url: &Url) -> bool {
     const NAMES: [&str; 14] = [
         "login",
         "log-in",
