@@ -15,7 +15,7 @@ use axum::Router;
 use axum::http::header::{
     AGE, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, LOCATION,
 };
-use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::serve::Listener;
@@ -774,6 +774,27 @@ async fn an_id_may_start_with_a_hyphen() {
     run.check(&["--as", "-V1StGXR8_Z5jdHi6B", EMAIL])
         .await
         .says(0, &["ok mint"]);
+}
+
+#[tokio::test]
+async fn a_redirect_is_followed_as_browsers_follow_it() {
+    // They take the bytes for UTF-8 and encode them.
+    let location = HeaderValue::from_bytes("/zugang/für-alle".as_bytes()).unwrap();
+    let app = Router::new()
+        .route(
+            "/",
+            get(async move || (StatusCode::FOUND, [(LOCATION, location.clone())])),
+        )
+        .route(
+            "/zugang/{name}",
+            get(async || {
+                let html = "<form><input type=password></form>";
+                ([(CONTENT_TYPE, "text/html")], html)
+            }),
+        );
+    let url = format!("http://{}/", serve(app).await);
+    let output = Run::default().check(&["--page", &url]).await;
+    output.says(1, &["failed page redirects to a sign-in page"]);
 }
 
 #[tokio::test]

@@ -109,8 +109,9 @@ fn next(url: &Url, answer: &Response<Bytes>) -> Option<Url> {
     if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return None;
     }
-    let location = answer.headers().get(LOCATION)?.to_str().ok()?;
-    let target = url.join(location).ok()?;
+    // Browsers, too, take it for UTF-8.
+    let location = String::from_utf8_lossy(answer.headers().get(LOCATION)?.as_bytes());
+    let target = url.join(&location).ok()?;
     matches!(target.scheme(), "http" | "https").then_some(target)
 }
 
