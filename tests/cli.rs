@@ -15,7 +15,7 @@ use axum::Router;
 use axum::http::header::{
     AGE, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, LOCATION,
 };
-use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::serve::Listener;
@@ -594,5 +594,229 @@ async fn wrong_arguments_and_a_wrong_configuration_are_2() {
         "Exit codes",
     ] {
         assert!(help.text.contains(word), "{}", help.text);
+    }
+}
+
+/// A page with this HTML and these headers.
+async fn page(html: &'static str, headers: &[(HeaderName, &'static str)]) -> String {
+    let headers = headers.to_vec();
+    let page = get(async move || {
+        let mut answer = ([(CONTENT_TYPE, "text/html")], html).into_response();
+        for (name, value) in &headers {
+            answer.headers_mut().append(name, value.parse().unwrap());
+        }
+        answer
+    });
+    format!("http://{}/", serve(Router::new().route("/", page)).await)
+}
+
+#[tokio::test]
+async fn what_a_redirect_or_a_script_says_of_a_visitor_is_not_shown() {
+    // `check` looks for these words in every output.
+    for target in [
+        "/verify/eyJhbGciOiJIUzI1NiJ9.e30.c2ln",
+        "/welcome/lovelace@example.com",
+        "/welcome/lovelace%40example.com",
+        "/account;jsessionid=s3ssion",
+    ] {
+        let redirect = get(async move || (StatusCode::FOUND, [(LOCATION, target)]));
+        let app = Router::new().route("/", redirect);
+        let url = format!("http://{}/", serve(app).await);
+        let output = Run::default().check(&["--page", &url]).await;
+        output.says(1, &["failed page", "answers 404"]);
+    }
+    let target = format!(
+        "http://lovelace:s3ssion@{}/somewhere",
+        serve(Router::new()).await
+    );
+    let redirect = get(async move || (StatusCode::FOUND, [(LOCATION, target)]));
+    let url = format!(
+        "http://{}/",
+        serve(Router::new().route("/", redirect)).await
+    );
+    let output = Run::default().check(&["--page", &url]).await;
+    output.says(1, &["failed page", "/somewhere answers 404"]);
+
+    let url = page(
+        "<script src=https://lovelace:s3ssion@cdn.example/1/embed.js></script>",
+        &[],
+    )
+    .await;
+    let output = Run::default().check(&["--page", &url]).await;
+    output.says(
+        0,
+        &["warning script https://cdn.example/1/embed.js is not Released's"],
+    );
+}
+
+#[tokio::test]
+async fn the_script_that_the_browser_runs_is_the_one_that_is_looked_at() {
+    for (html, code, parts) in [
+        // Another service's script with the same name.
+        (
+            "<script src=//embed.typeform.com/next/embed.js></script>\
+             <script src=https://embed.released.so/1/embed.js></script><div id=root>",
+            1,
+            &[
+                "failed policy script-src blocks Released's script",
+                "add https://embed.released.so to script-src",
+                "ok script the loader of embed.released.so",
+            ][..],
+        ),
+        // A consent manager's copy, and one that runs.
+        (
+            "<script type=text/plain src=https://embed.released.so/1/embed.js></script>\
+             <script src=https://embed.released.so/1a2b/embed.js></script>",
+            1,
+            &["ok script a pinned build of embed.released.so"],
+        ),
+        (
+            "<base href=https://embed.released.so/1/><base href=/2/><script src=embed.js></script>",
+            1,
+            &["ok script the loader of embed.released.so"],
+        ),
+    ] {
+        let policy = (
+            CONTENT_SECURITY_POLICY,
+            "script-src https://embed.typeform.com",
+        );
+        let url = page(html, &[policy]).await;
+        let output = Run::default().check(&["--page", &url]).await;
+        output.says(code, parts);
+    }
+}
+
+#[tokio::test]
+async fn an_embedder_policy_that_also_names_a_report_is_one() {
+    let name = HeaderName::from_static("cross-origin-embedder-policy");
+    let url = page("", &[(name, "require-corp; report-to=\"default\"")]).await;
+    let output = Run::default().check(&["--page", &url]).await;
+    output.says(1, &["warning policy Cross-Origin-Embedder-Policy"]);
+}
+
+#[tokio::test]
+async fn a_header_that_lets_a_cdn_keep_a_token_is_noticed() {
+    let released = FakeReleased::start().await.unwrap();
+    for name in ["cdn-cache-control", "surrogate-control"] {
+        let headers = vec![no_store(), (HeaderName::from_static(name), "max-age=600")];
+        let address = serve(pages(token(&released).await, headers)).await;
+        let url = format!("http://{address}/roadmap");
+        Run::default()
+            .check(&["--page", &url, "--header", "Cookie: id=s3ssion"])
+            .await
+            .says(1, &[&format!("failed cache {name} tells CDNs")]);
+    }
+    let harmless = HeaderName::from_static("cdn-cache-control");
+    let headers = vec![no_store(), (harmless, "no-store")];
+    let address = serve(pages(token(&released).await, headers)).await;
+    let url = format!("http://{address}/roadmap");
+    Run::default()
+        .check(&["--page", &url, "--header", "Cookie: id=s3ssion"])
+        .await
+        .says(0, &["ok cache no-store"]);
+}
+
+#[tokio::test]
+async fn a_page_in_utf_16_is_not_taken_for_one_without_an_embed() {
+    let html = "<script src=https://embed.released.so/1/embed.js></script>";
+    let body: Vec<u8> = "\u{feff}"
+        .encode_utf16()
+        .chain(html.encode_utf16())
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let page = get(async move || ([(CONTENT_TYPE, "text/html")], body));
+    let url = format!("http://{}/", serve(Router::new().route("/", page)).await);
+    let output = Run::default().check(&["--page", &url]).await;
+    output.says(
+        1,
+        &["failed page", "UTF-16", "skipped this is not the page"],
+    );
+    assert!(!output.words.contains("failed script"), "{}", output.text);
+}
+
+#[tokio::test]
+async fn what_to_do_about_a_proxy_is_said_where_the_proxy_is_the_reason() {
+    let closed = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    // A page is not Released.
+    let run = Run::default().set("HTTPS_PROXY", &format!("http://lovelace:s3ssion@{closed}"));
+    let output = run.check(&["--page", "https://app.example.com/"]).await;
+    output.says(
+        1,
+        &["failed page the proxy opened no connection to app.example.com:443 do this: check HTTPS_PROXY"],
+    );
+    assert!(
+        !output.words.contains("connections to Released"),
+        "{}",
+        output.text
+    );
+
+    let socks = format!("socks5://lovelace:s3ssion@{closed}");
+    let run = Run::default().set("HTTPS_PROXY", &socks);
+    let output = run.check(&["--page", "https://app.example.com/"]).await;
+    output.says(1, &["failed page", "HTTPS_PROXY", "NO_PROXY"]);
+    assert!(!output.words.contains("token URL"), "{}", output.text);
+
+    let run = Run::with("acc", "s3cret-of-acc", "https://nowhere.invalid/token")
+        .set("HTTPS_PROXY", &socks);
+    let output = run.check(&[]).await;
+    output.says(2, &["failed config", "HTTPS_PROXY", "NO_PROXY"]);
+    // The variables that the help lists are all set.
+    assert!(!output.words.contains("--help"), "{}", output.text);
+}
+
+#[tokio::test]
+async fn an_id_may_start_with_a_hyphen() {
+    let released = FakeReleased::start().await.unwrap();
+    let run = Run::at(&released);
+    run.check(&["--as", "-V1StGXR8_Z5jdHi6B", EMAIL])
+        .await
+        .says(0, &["ok mint"]);
+}
+
+#[tokio::test]
+async fn a_redirect_is_followed_as_browsers_follow_it() {
+    // They take the bytes for UTF-8 and encode them.
+    let location = HeaderValue::from_bytes("/zugang/für-alle".as_bytes()).unwrap();
+    let app = Router::new()
+        .route(
+            "/",
+            get(async move || (StatusCode::FOUND, [(LOCATION, location.clone())])),
+        )
+        .route(
+            "/zugang/{name}",
+            get(async || {
+                let html = "<form><input type=password></form>";
+                ([(CONTENT_TYPE, "text/html")], html)
+            }),
+        );
+    let url = format!("http://{}/", serve(app).await);
+    let output = Run::default().check(&["--page", &url]).await;
+    output.says(1, &["failed page redirects to a sign-in page"]);
+}
+
+#[tokio::test]
+async fn a_sign_in_that_cannot_be_reached_is_not_taken_for_the_page() {
+    let closed = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    for (path, cure) in [
+        ("sso/start", "do this: pass the cookie of a signed-in user"),
+        ("news", "do this: check the URL of the page"),
+    ] {
+        let target = format!("http://{closed}/{path}?next=s3ssion");
+        let redirect = get(async move || (StatusCode::FOUND, [(LOCATION, target.clone())]));
+        let url = format!(
+            "http://{}/",
+            serve(Router::new().route("/", redirect)).await
+        );
+        let output = Run::default().check(&["--page", &url]).await;
+        let found = format!(
+            "failed page redirects to http://{closed}/{path}: connection refused by {closed}"
+        );
+        output.says(1, &[&found, cure]);
     }
 }

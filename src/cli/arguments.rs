@@ -31,6 +31,8 @@ pub(crate) fn command() -> Command {
                 .arg(
                     argument("as")
                         .num_args(2)
+                        // An id may start with one.
+                        .allow_hyphen_values(true)
                         .value_names(["ID", "EMAIL"])
                         .help("Mint a real token for this user, such as yourself"),
                 )

@@ -2,11 +2,10 @@
 
 use http::HeaderName;
 use http::header::CONTENT_SECURITY_POLICY;
-use url::Url;
 
 use super::fetch::Fetched;
 use super::html::Html;
-use super::policy::{Blocked, Needs};
+use super::policy::{Blocked, EmbedScript, Needs};
 use crate::client::CheckReport;
 use crate::embed::csp::Sources;
 use crate::embed::policy::Kind;
@@ -18,15 +17,16 @@ pub(crate) fn report(
     fetched: &Fetched,
     html: &Html,
     sources: &Sources,
-    script: Option<&(Url, Option<String>)>,
+    script: Option<&EmbedScript>,
 ) {
+    let base = html.base(&fetched.url);
     let needs = Needs {
         sources,
         page: &fetched.url,
         script: script.cloned(),
         asks_itself: html.elements.iter().any(|element| {
             let endpoint = element.endpoint.as_deref();
-            let url = endpoint.and_then(|endpoint| fetched.url.join(endpoint).ok());
+            let url = endpoint.and_then(|endpoint| base.join(endpoint).ok());
             url.is_some_and(|url| url.origin() == fetched.url.origin())
         }),
     };
@@ -67,7 +67,7 @@ pub(crate) fn report(
     if fetched
         .headers
         .get(COEP)
-        .is_some_and(|value| value == "require-corp")
+        .is_some_and(|value| is_item(value.as_bytes(), b"require-corp"))
     {
         report.warning(
             "policy",
@@ -75,6 +75,12 @@ pub(crate) fn report(
             "try without the header",
         );
     }
+}
+
+/// Returns whether a structured field is this token, with or without parameters (RFC 9651).
+fn is_item(value: &[u8], token: &[u8]) -> bool {
+    let item = value.split(|byte| *byte == b';').next();
+    item.is_some_and(|item| item.trim_ascii() == token)
 }
 
 fn is_style(kind: Kind) -> bool {

@@ -5,6 +5,7 @@ use url::Url;
 use super::fetch::Fetched;
 use super::html::{Element, Html, Script};
 use super::page::{AS_A_USER, PAGE_LIFE, PAGE_TOKEN, place};
+use super::policy::EmbedScript;
 use crate::AuthToken;
 use crate::client::CheckReport;
 use crate::client::check_token::{self, Origin};
@@ -17,31 +18,46 @@ pub(crate) fn report(report: &mut CheckReport, fetched: &Fetched, html: &Html, h
     report_tokens(report, html, fetched);
 }
 
-/// Returns the URL and the nonce of the embed's script.
-pub(crate) fn script(html: &Html, page: &Url) -> Option<(Url, Option<String>)> {
-    let (script, url) = scripts(html, page).next()?;
-    Some((url, script.nonce.clone()))
-}
-
-/// Returns the tags that may be of Released's script, with their URLs.
-fn scripts<'a>(html: &'a Html, page: &Url) -> impl Iterator<Item = (&'a Script, Url)> {
-    html.scripts.iter().filter_map(|script| {
-        let url = page.join(&script.src).ok()?;
-        is_embed(&url).then_some((script, url))
+/// Returns the embed's script.
+pub(crate) fn script(html: &Html, page: &Url) -> Option<EmbedScript> {
+    let (script, url) = scripts(html, page).into_iter().next()?;
+    Some(EmbedScript {
+        url,
+        nonce: script.nonce.clone(),
+        integrity: script.integrity.clone(),
     })
 }
 
-/// The loader, a pinned build, or another server's copy, such as the fake's.
-fn is_embed(url: &Url) -> bool {
-    url.path().ends_with("/embed.js")
-        && (url.host_str() == Some("embed.released.so") || url.path().split('/').count() == 3)
+/// Returns the tags of Released's script, with their URLs: the loader, or a pinned build. Without any, those that may be
+/// another server's copy, such as the fake's. If a browser runs some of them, returns only these.
+fn scripts<'a>(html: &'a Html, page: &Url) -> Vec<(&'a Script, Url)> {
+    let base = html.base(page);
+    let with_url = html.scripts.iter().filter_map(|script| {
+        let url = base.join(&script.src).ok()?;
+        url.path().ends_with("/embed.js").then_some((script, url))
+    });
+    // Other services have an embed.js, too.
+    let (mut scripts, others): (Vec<_>, Vec<_>) = with_url.partition(|(_, url)| is_released(url));
+    if scripts.is_empty() {
+        let is_copy = |url: &Url| url.path().split('/').count() == 3;
+        scripts = others;
+        scripts.retain(|(_, url)| is_copy(url));
+    }
+    if scripts.iter().any(|(script, _)| script.is_run) {
+        scripts.retain(|(script, _)| script.is_run);
+    }
+    scripts
+}
+
+fn is_released(url: &Url) -> bool {
+    url.host_str() == Some("embed.released.so")
 }
 
 fn report_script(report: &mut CheckReport, html: &Html, page: &Url) {
     const CHECK: &str = "script";
 
-    let mut embeds = scripts(html, page);
-    let Some((script, url)) = embeds.next() else {
+    let embeds = scripts(html, page);
+    let Some((script, url)) = embeds.first() else {
         report.failed(
             CHECK,
             "Released's script is not in the page",
@@ -49,23 +65,22 @@ fn report_script(report: &mut CheckReport, html: &Html, page: &Url) {
         );
         return;
     };
-    let is_released = url.scheme() == "https" && url.host_str() == Some("embed.released.so");
     if !script.is_run {
         report.failed(
             CHECK,
             "its type keeps the browser from running it",
             "remove the attribute type; a consent manager sets it until the user agrees",
         );
-    } else if embeds.next().is_some() {
+    } else if embeds.len() > 1 {
         report.warning(
             CHECK,
             "it is in the page more than once",
             "write it once, in the <head>",
         );
-    } else if !is_released {
+    } else if url.scheme() != "https" || !is_released(url) {
         report.warning(
             CHECK,
-            format!("{} is not Released's", place(&url)),
+            format!("{} is not Released's", place(url)),
             "use embed::script() as it is, unless this is a fake or your own copy",
         );
     } else if url.path() == "/1/embed.js" {

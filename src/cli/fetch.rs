@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use tokio::time::timeout;
 use url::Url;
 
+use super::page::{AS_A_USER, is_named_sign_in, place};
 use crate::client::page::{Unreachable, get};
 
 /// How many redirects are followed. A sign-in takes two or three.
@@ -53,7 +54,19 @@ async fn follow(mut url: Url, own: &HeaderMap) -> Result<Fetched, Unreachable> {
                 headers.append(name, value.clone());
             }
         }
-        let answer = get(&url, headers).await?;
+        let answer = get(&url, headers).await.map_err(|failure| {
+            if redirects == 0 {
+                return failure;
+            }
+            Unreachable {
+                found: format!("redirects to {}: {}", place(&url), failure.found),
+                cure: if is_named_sign_in(&url) {
+                    AS_A_USER.to_owned()
+                } else {
+                    failure.cure
+                },
+            }
+        })?;
         match next(&url, &answer) {
             Some(target) if redirects < MAX_REDIRECTS => {
                 url = target;
@@ -96,8 +109,9 @@ fn next(url: &Url, answer: &Response<Bytes>) -> Option<Url> {
     if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return None;
     }
-    let location = answer.headers().get(LOCATION)?.to_str().ok()?;
-    let target = url.join(location).ok()?;
+    // Browsers, too, take it for UTF-8.
+    let location = String::from_utf8_lossy(answer.headers().get(LOCATION)?.as_bytes());
+    let target = url.join(&location).ok()?;
     matches!(target.scheme(), "http" | "https").then_some(target)
 }
 

@@ -44,7 +44,7 @@ use clap::error::KindFormatter;
 use self::arguments::{Check, command};
 use self::fetch::fetch;
 use crate::ReleasedClient;
-use crate::client::{CheckReport, ReleasedClientBuilder};
+use crate::client::{CheckReport, ConfigErrorKind, ReleasedClientBuilder};
 
 /// The arguments or the environment are wrong.
 const USAGE: u8 = 2;
@@ -99,6 +99,21 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Returns what to do about a client that cannot be built.
+fn cure(kind: ConfigErrorKind) -> &'static str {
+    match kind {
+        ConfigErrorKind::SecretFile => {
+            "check the path in RELEASED_SHARED_SECRET_FILE, and whether this user may read the file"
+        }
+        ConfigErrorKind::Proxy => {
+            "set NO_PROXY for the token URL's host, or set HTTPS_PROXY to another proxy"
+        }
+        ConfigErrorKind::NoTls => "install this program with the feature rustls or native-tls",
+        ConfigErrorKind::HttpClient => "install this machine's root certificates",
+        _ => "set the variables that released check --help lists, as your server has them",
+    }
+}
+
 impl Check {
     /// Returns the report, and whether the configuration is good.
     async fn run(&self) -> (CheckReport, bool) {
@@ -120,11 +135,7 @@ impl Check {
                     );
                 } else {
                     is_configured = false;
-                    report.failed(
-                        "config",
-                        error.to_string(),
-                        "set the variables that released check --help lists, as your server has them",
-                    );
+                    report.failed("config", error.to_string(), cure(error.kind()));
                 }
                 report
             }

@@ -1,6 +1,6 @@
 //! Looks at a page: would the portal in it open?
 
-use http::header::{AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE};
+use http::header::{AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
 use url::Url;
 
 use super::fetch::Fetched;
@@ -94,6 +94,14 @@ fn report_page(report: &mut CheckReport, fetched: &Fetched, html: &Html) -> bool
         );
         return false;
     }
+    if is_utf_16(fetched) {
+        report.failed(
+            CHECK,
+            "encoded as UTF-16, which this command does not read",
+            "serve the page as UTF-8, as HTML demands",
+        );
+        return false;
+    }
     if fetched.redirects > 0 {
         report.ok(CHECK, format!("{status}, after a redirect to {place}"));
     } else {
@@ -102,16 +110,43 @@ fn report_page(report: &mut CheckReport, fetched: &Fetched, html: &Html) -> bool
     true
 }
 
-/// The URL without its query, which may hold secrets.
+/// Returns whether a browser reads the page as UTF-16. Other encodings have the ASCII of tags in common.
+fn is_utf_16(fetched: &Fetched) -> bool {
+    let kind = fetched.headers.get(CONTENT_TYPE);
+    let kind = kind.map(|kind| kind.as_bytes().to_ascii_lowercase());
+    let is_named = kind.is_some_and(|kind| kind.windows(6).any(|part| part == b"utf-16"));
+    let body = &fetched.body;
+    // A byte order mark counts before the header.
+    match body.get(..2) {
+        Some([0xfe, 0xff] | [0xff, 0xfe]) => true,
+        _ => is_named && !body.starts_with("\u{feff}".as_bytes()),
+    }
+}
+
+/// The longest part of a path that is shown. Words are shorter, and tokens are longer.
+const LONGEST_SEGMENT: usize = 20;
+
+/// The URL without what may be secret or personal: the user name, the password and the query, and in the path what may be
+/// a token, a session or an e-mail address.
 pub(crate) fn place(url: &Url) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    url.set_fragment(None);
-    url.to_string()
+    let origin = url.origin().ascii_serialization();
+    let path: Vec<&str> = url.path().split('/').map(shown_segment).collect();
+    format!("{origin}{}", path.join("/"))
+}
+
+fn shown_segment(segment: &str) -> &str {
+    // Java's servers write a session after a semicolon.
+    let (shown, _) = segment.split_once(';').unwrap_or((segment, ""));
+    let has_address = shown.contains('@') || shown.to_ascii_lowercase().contains("%40");
+    if has_address || shown.len() > LONGEST_SEGMENT {
+        "…"
+    } else {
+        shown
+    }
 }
 
 /// Returns whether a host or a path has one of the names of sign-in pages.
-fn is_named_sign_in(url: &Url) -> bool {
+pub(crate) fn is_named_sign_in(url: &Url) -> bool {
     const NAMES: [&str; 14] = [
         "login",
         "log-in",
@@ -170,6 +205,14 @@ fn report_cache(report: &mut CheckReport, fetched: &Fetched, has_token: bool) {
     let age = headers
         .get(AGE)
         .and_then(|age| age.to_str().ok()?.trim().parse::<u64>().ok());
+    if let Some(name) = headers.iter().find_map(keeps_at_cdns).filter(|_| has_token) {
+        report.failed(
+            CHECK,
+            format!("{name} tells CDNs to keep this page, and the token with it"),
+            "find the proxy or the layer that sets the header, and remove it from pages with a token",
+        );
+        return;
+    }
     match (age, has_no_store) {
         (Some(age), _) if has_token && age > 0 => report.failed(
             CHECK,
@@ -186,5 +229,57 @@ fn report_cache(report: &mut CheckReport, fetched: &Fetched, has_token: bool) {
             "find what replaces the layer's Cache-Control: a proxy, another layer, or CacheControl::Unchanged",
         ),
         (None, false) => report.ok(CHECK, "no token in the page, so it may be kept"),
+    }
+}
+
+/// Returns the name of a header that CDNs use instead of `Cache-Control` (RFC 9213; Edge Architecture), if it does not
+/// forbid them to keep the page.
+fn keeps_at_cdns<'a>((name, value): (&'a HeaderName, &HeaderValue)) -> Option<&'a str> {
+    let name = name.as_str();
+    let value = value.to_str().unwrap_or_default().to_ascii_lowercase();
+    let forbids = value.split(',').any(|directive| {
+        matches!(
+            directive.trim(),
+            "no-store" | "private" | "no-cache" | "max-age=0"
+        )
+    });
+    ((name.ends_with("-cache-control") || name == "surrogate-control") && !forbids).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_shows_nothing_that_is_secret_or_personal() {
+        for (url, shown) in [
+            (
+                "https://example.com:8443/a/b/?c#d",
+                "https://example.com:8443/a/b/",
+            ),
+            (
+                "https://ada:s3cret@example.com:443/a",
+                "https://example.com/a",
+            ),
+            (
+                "http://[::1]:3000/sign-in;jsessionid=s3cret/a",
+                "http://[::1]:3000/sign-in/a",
+            ),
+            (
+                "https://example.com/ada@example.com/a",
+                "https://example.com/…/a",
+            ),
+            (
+                "https://example.com/ada%40example.com",
+                "https://example.com/…",
+            ),
+            (
+                "https://example.com/verify/eyJhbGciOiJIUzI1NiJ9.e30.c2ln",
+                "https://example.com/verify/…",
+            ),
+        ] {
+            let url = Url::parse(url).expect("a URL");
+            assert_eq!(place(&url), shown);
+        }
     }
 }

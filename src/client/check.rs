@@ -6,10 +6,11 @@ use hmac_sha256::Hash;
 use tokio::time::timeout;
 
 use super::ReleasedClient;
-use super::check_connection::{NO_CONNECTION, report_answer, report_failure, report_stages};
+use super::check_connection::{NO_CONNECTION, report_answer, report_failure, report_timeout};
 use super::check_token::{self, Origin};
 use super::exchange::Exchange;
 use super::report::{CheckOutcome, CheckReport, in_words};
+use super::transport::stage::Progress;
 use crate::connection::ConnectionFailure;
 use crate::error::{MintError, MintErrorKind};
 use crate::user::User;
@@ -46,7 +47,7 @@ impl ReleasedClient {
         let mut report = CheckReport::default();
         let Some(pipeline) = &self.pipeline else {
             report.failed(
-                "configuration",
+                "config",
                 "the client is disabled, so all pages are served without a token",
                 "set RELEASED_ACCOUNT_ID and RELEASED_SHARED_SECRET",
             );
@@ -56,19 +57,16 @@ impl ReleasedClient {
         report_configuration(&mut report, exchange, pipeline.secret.current().bytes());
 
         let (started, at) = (Instant::now(), SystemTime::now());
-        match timeout(pipeline.deadline, exchange.ask_without_secret()).await {
+        let progress = Progress::default();
+        let asking = progress.watch(exchange.ask_without_secret());
+        match timeout(pipeline.deadline, asking).await {
             Ok(Ok(answer)) => {
                 // The server wrote its date in between.
                 let at = at + started.elapsed() / 2;
                 report_answer(&mut report, exchange, &answer, at);
             }
-            Ok(Err(error)) => report_failure(&mut report, exchange, &*error),
-            Err(_elapsed) => {
-                let text = format!("no answer from {} in time", exchange.server());
-                report_stages(&mut report, exchange, None);
-                report.failed("answer", text, MintErrorKind::Timeout.what_to_do());
-                report.skipped("clock", "there is no answer");
-            }
+            Ok(Err(error)) => report_failure(&mut report, exchange, &*error, &progress),
+            Err(_elapsed) => report_timeout(&mut report, exchange, &progress),
         }
         report
     }

@@ -16,6 +16,7 @@ use super::failure::{certificate_fault, has_no_connection, transport_failure};
 use super::report::{CheckReport, in_words};
 #[cfg(any(feature = "rustls", feature = "native-tls"))]
 use super::transport::hyper;
+use super::transport::stage::{Progress, Stage};
 use crate::connection::Cause;
 use crate::error::MintErrorKind;
 
@@ -43,7 +44,7 @@ fn proxy_of(exchange: &Exchange) -> Option<String> {
 type Fault = (&'static str, String, &'static str);
 
 /// Reports the stages of a connection: all are well, or one failed and the later ones were not reached.
-pub(crate) fn report_stages(report: &mut CheckReport, exchange: &Exchange, fault: Option<&Fault>) {
+fn report_stages(report: &mut CheckReport, exchange: &Exchange, fault: Option<&Fault>) {
     if !exchange.has_own_client() {
         match fault {
             Some((_, found, cure)) => report.failed("service", found, *cure),
@@ -78,10 +79,85 @@ pub(crate) fn report_stages(report: &mut CheckReport, exchange: &Exchange, fault
     }
 }
 
+/// Returns the stage in which opening a connection hung, as far as `progress` says.
+fn hung(exchange: &Exchange, progress: &Progress) -> Option<Fault> {
+    let server = exchange.server();
+    let url = exchange.endpoint.url();
+    let mut stages = Vec::new();
+    if proxy_of(exchange).is_some() {
+        stages.push(Stage::Proxy);
+    } else {
+        if matches!(url.host(), Some(Host::Domain(_))) {
+            stages.push(Stage::Dns);
+        }
+        stages.push(Stage::Tcp);
+    }
+    if exchange.endpoint.is_https() {
+        stages.push(Stage::Tls);
+    }
+    Some(match progress.hung(&stages)? {
+        Stage::Dns => (
+            "dns",
+            format!(
+                "{} was not resolved in time",
+                url.host_str().unwrap_or_default()
+            ),
+            Cause::Dns.what_to_do(),
+        ),
+        Stage::Tcp => (
+            "tcp",
+            format!("no connection to {server} in time"),
+            Cause::TimedOut.what_to_do(),
+        ),
+        Stage::Tls => (
+            "tls",
+            format!("{server} did not answer the TLS handshake in time"),
+            "check whether a firewall or a proxy intercepts TLS",
+        ),
+        Stage::Proxy => (
+            "proxy",
+            format!("the proxy opened no connection to {server} in time"),
+            Cause::Proxy.what_to_do(),
+        ),
+    })
+}
+
+/// Reports that there was no answer within the deadline.
+pub(crate) fn report_timeout(report: &mut CheckReport, exchange: &Exchange, progress: &Progress) {
+    if let Some(fault) = hung(exchange, progress) {
+        report_no_connection(report, exchange, &fault);
+    } else {
+        let found = format!("no answer from {} in time", exchange.server());
+        let cure = MintErrorKind::Timeout.what_to_do();
+        report_no_answer(report, exchange, found, cure);
+    }
+}
+
+fn report_no_connection(report: &mut CheckReport, exchange: &Exchange, fault: &Fault) {
+    report_stages(report, exchange, Some(fault));
+    for check in ["answer", "clock"] {
+        report.skipped(check, NO_CONNECTION);
+    }
+}
+
+fn report_no_answer(report: &mut CheckReport, exchange: &Exchange, found: String, cure: &str) {
+    if exchange.has_own_client() {
+        report_stages(report, exchange, None);
+    } else {
+        report.skipped(
+            "service",
+            "it is the application's own, and does not say whether it connects",
+        );
+    }
+    report.failed("answer", found, cure);
+    report.skipped("clock", "there is no answer");
+}
+
 pub(crate) fn report_failure(
     report: &mut CheckReport,
     exchange: &Exchange,
     error: &(dyn Error + 'static),
+    progress: &Progress,
 ) {
     let failure = transport_failure(error, exchange.server()).error;
     let Some(connection) = failure.connection_failure() else {
@@ -96,39 +172,25 @@ pub(crate) fn report_failure(
     };
     let cause = connection.cause();
     let (found, cure) = (connection.to_string(), cause.what_to_do());
-    let has_proxy = proxy_of(exchange).is_some();
     let stage = match cause {
         Cause::Dns => "dns",
         Cause::Tls => "tls",
         Cause::Proxy => "proxy",
-        _ if has_no_connection(error) && has_proxy => "proxy",
-        _ if has_no_connection(error) => "tcp",
-        _ => "answer",
+        _ if !has_no_connection(error) => {
+            report_no_answer(report, exchange, found, cure);
+            return;
+        }
+        _ if proxy_of(exchange).is_some() => "proxy",
+        _ => "tcp",
     };
     let fault = match certificate_fault(error) {
         Some((fault, cure)) => (stage, format!("{found}: {fault}"), cure),
-        None if stage == "tcp" && cause == Cause::TimedOut => (
-            stage,
-            format!("no connection to {} in time", exchange.server()),
-            "check whether a firewall drops what is sent to Released, and whether this machine's DNS answers",
-        ),
-        None => (stage, found, cure),
+        None => Some(cause)
+            .filter(|cause| *cause == Cause::TimedOut)
+            .and_then(|_| hung(exchange, progress))
+            .unwrap_or((stage, found, cure)),
     };
-    let is_connected = stage == "answer";
-    report_stages(report, exchange, Some(&fault).filter(|_| !is_connected));
-    if is_connected {
-        report.failed("answer", fault.1, fault.2);
-    } else {
-        report.skipped("answer", NO_CONNECTION);
-    }
-    report.skipped(
-        "clock",
-        if is_connected {
-            "there is no answer"
-        } else {
-            NO_CONNECTION
-        },
-    );
+    report_no_connection(report, exchange, &fault);
 }
 
 pub(crate) fn report_answer(

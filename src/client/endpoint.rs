@@ -65,7 +65,11 @@ pub(crate) fn host_and_port(url: &Url) -> String {
 /// Returns whether a URL's host is this machine, in any notation.
 pub(crate) fn is_this_machine(url: &Url) -> bool {
     let is_other_notation = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost.",
+        // Browsers and resolvers take all of its subdomains for this machine (RFC 6761, section 6.3).
+        Some(Host::Domain(name)) => {
+            let name = name.strip_suffix('.').unwrap_or(name);
+            name == "localhost" || name.ends_with(".localhost")
+        }
         Some(Host::Ipv6(address)) => address
             .to_ipv4_mapped()
             .is_some_and(|address| address.is_loopback()),
@@ -122,6 +126,26 @@ impl InvalidEndpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn this_machine_has_many_names() {
+        for (url, is_here) in [
+            ("http://localhost:3000/", true),
+            ("http://LOCALHOST./", true),
+            ("http://acme.localhost:3000/", true),
+            ("http://acme.localhost./", true),
+            ("http://127.1.2.3/", true),
+            ("http://[::1]/", true),
+            ("http://[::ffff:127.0.0.1]/", true),
+            ("http://notlocalhost/", false),
+            ("http://localhost.example/", false),
+            ("http://[::2]/", false),
+            ("http://10.0.0.1/", false),
+        ] {
+            let url = Url::parse(url).expect("a URL");
+            assert_eq!(is_this_machine(&url), is_here, "{url}");
+        }
+    }
 
     #[test]
     fn a_secret_goes_over_tls_or_stays_on_this_machine() {

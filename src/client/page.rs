@@ -8,6 +8,7 @@ use http_body_util::Full;
 use tracing::Span;
 use url::Url;
 
+use super::config_error::ConfigErrorKind;
 use super::endpoint::host_and_port;
 pub(crate) use super::endpoint::is_this_machine;
 use super::failure::{certificate_fault, transport_failure};
@@ -35,8 +36,20 @@ pub(crate) async fn get(url: &Url, headers: HeaderMap) -> Result<Response<Bytes>
         .as_str()
         .parse()
         .map_err(|_| unreachable("the URL is too long".to_owned(), "shorten it"))?;
-    let transport = hyper::for_pages(&uri, is_this_machine(url))
-        .map_err(|error| unreachable(error.to_string(), "check this machine's TLS and proxy"))?;
+    let transport = hyper::for_pages(&uri, is_this_machine(url)).map_err(|error| {
+        // The error's own text is about the token URL.
+        match error.kind() {
+            ConfigErrorKind::Proxy => unreachable(
+                "the proxy in HTTPS_PROXY or ALL_PROXY is neither http:// nor https://".to_owned(),
+                "set NO_PROXY for the page's host, or set HTTPS_PROXY to another proxy",
+            ),
+            ConfigErrorKind::NoTls => unreachable(
+                "this program was built without TLS".to_owned(),
+                "install it with the feature rustls or native-tls",
+            ),
+            _ => unreachable(error.to_string(), "check this machine's TLS"),
+        }
+    })?;
     let mut request = Request::new(Full::<Bytes>::default());
     *request.method_mut() = Method::GET;
     *request.uri_mut() = uri;
@@ -59,9 +72,11 @@ pub(crate) async fn get(url: &Url, headers: HeaderMap) -> Result<Response<Bytes>
             connection.to_string(),
             "check the URL of the page, and whether its server runs",
         ),
-        (None, Cause::Tls | Cause::Proxy) => {
-            unreachable(connection.to_string(), connection.cause().what_to_do())
-        }
+        (None, Cause::Tls) => unreachable(connection.to_string(), Cause::Tls.what_to_do()),
+        (None, Cause::Proxy) => unreachable(
+            connection.to_string(),
+            "check HTTPS_PROXY, and whether the proxy allows connections to the page's host",
+        ),
         (None, _) => unreachable(
             connection.to_string(),
             "check the page's server, and the network between it and this machine",

@@ -36,9 +36,9 @@ pub struct CheckReport {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct CheckLine {
-    /// The name of what was checked, in one word: `account`, `secret`, `url`, `proxy`, `dns`, `tcp`, `tls`, `service`,
-    /// `answer`, `clock`, `mint`, `token` or `life`. The program `released` adds others. Later versions may have other
-    /// names.
+    /// The name of what was checked, in one word: `config`, `account`, `secret`, `url`, `proxy`, `dns`, `tcp`, `tls`,
+    /// `service`, `answer`, `clock`, `mint`, `token` or `life`. The program `released` adds others. Later versions may have
+    /// other names.
     pub check: &'static str,
     /// Whether it is well.
     pub outcome: CheckOutcome,
@@ -193,7 +193,7 @@ const COLUMNS: usize = 80;
 
 /// Writes two columns of names, and a text that is wrapped between words.
 fn write_row(f: &mut fmt::Formatter<'_>, first: &str, second: &str, text: &str) -> fmt::Result {
-    let margin = format!("{first:<8}{second:<11}");
+    let margin = format!("{first:<8}{second:<10} ");
     f.write_str(&margin)?;
     let mut column = margin.len();
     for word in text.split(' ') {

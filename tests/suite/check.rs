@@ -1,6 +1,7 @@
 //! A check says what is wrong with a setup and what to do, and shows nothing that is secret.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
@@ -193,6 +194,69 @@ async fn a_failed_connection_names_its_stage_and_nothing_is_minted() {
     }
 }
 
+/// Elsewhere, a full queue may refuse.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_connection_that_hangs_names_the_stage_that_hangs() {
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
+    use tokio::time::timeout;
+
+    // It accepts connections, and says nothing.
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let silent = format!("https://{}/token", silent.local_addr().unwrap());
+    // Its queue is full, so the system drops what else arrives.
+    let full = TcpSocket::new_v4().unwrap();
+    full.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let full = full.listen(0).unwrap();
+    let address = full.local_addr().unwrap();
+    let mut queue = Vec::new();
+    let short = Duration::from_millis(300);
+    while let Ok(stream) = timeout(short, TcpStream::connect(address)).await {
+        queue.push(stream.unwrap());
+    }
+    let full = format!("http://{address}/token");
+
+    // A deadline before the one of connections, and one after it.
+    for deadline in [short, Duration::from_secs(3)] {
+        for (url, outcomes, words) in [
+            (
+                &silent,
+                &[("tcp", Well), ("tls", Failed)][..],
+                "did not answer the TLS handshake in time",
+            ),
+            (
+                &full,
+                &[("tcp", Failed), ("tls", Skipped)],
+                "no connection to 127.0.0.1",
+            ),
+        ] {
+            let client = ReleasedClient::builder("acc", SECRET).endpoint(url);
+            let client = client.retry(once()).deadline(deadline).build().unwrap();
+            let report = client.check_as(&ada()).await;
+            assert_outcomes(&report, outcomes);
+            assert_outcomes(
+                &report,
+                &[("answer", Skipped), ("clock", Skipped), ("mint", Skipped)],
+            );
+            assert_says(&report, words);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_never_answers_is_not_said_to_connect() {
+    let service = service_fn(|_: Request<Full<Bytes>>| {
+        pending::<Result<Response<Full<Bytes>>, Infallible>>()
+    });
+    let client = ReleasedClient::builder("acc", SECRET).http_service(service);
+    let client = client.deadline(Duration::from_millis(50)).build().unwrap();
+    let report = client.check().await;
+    assert_outcomes(
+        &report,
+        &[("service", Skipped), ("answer", Failed), ("clock", Skipped)],
+    );
+}
+
 /// A client whose server answers with these headers.
 fn answering(status: u16, headers: &'static [(&'static str, &'static str)]) -> ReleasedClient {
     let service = service_fn(move |_: Request<Full<Bytes>>| async move {
@@ -340,7 +404,10 @@ async fn a_report_shows_neither_the_secret_nor_the_token_nor_the_user() {
 #[tokio::test]
 async fn a_disabled_client_says_that_it_is_disabled_and_not_that_there_is_no_connection() {
     let client = ReleasedClient::disabled();
-    assert_outcomes(&client.check().await, &[("configuration", Failed)]);
+    let report = client.check().await;
+    assert_outcomes(&report, &[("config", Failed)]);
+    let text = report.to_string();
+    assert!(text.starts_with("failed  config     the client"), "{text}");
     let report = client.check_as(&ada()).await;
     assert_outcomes(
         &report,

@@ -7,12 +7,12 @@ use std::{future, io};
 
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::dns::GaiResolver;
+use hyper_util::client::legacy::connect::dns::{GaiAddrs, GaiResolver};
 use tokio::time::timeout;
-use tower::util::MapErr;
+use tower::util::{MapErr, MapResponse};
 use tower::{BoxError, Service};
 
-use super::stage::{FailedStage, Stage};
+use super::stage::{FailedStage, Progress, Stage};
 
 /// TCP keepalive: the idle time before the first probe, the time between probes, and the number of probes.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(15), 3);
@@ -22,12 +22,20 @@ const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration:
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The system's resolver, with errors that name the stage.
-type Resolver = MapErr<GaiResolver, fn(io::Error) -> FailedStage>;
+type Resolver =
+    MapErr<MapResponse<GaiResolver, fn(GaiAddrs) -> GaiAddrs>, fn(io::Error) -> FailedStage>;
 
 /// Opens TCP connections.
 pub(crate) fn tcp(limit: Duration) -> HttpConnector<Resolver> {
-    let mut tcp = HttpConnector::new_with_resolver(MapErr::new(
+    let noted = MapResponse::new(
         GaiResolver::new(),
+        (|addresses| {
+            Progress::note(Stage::Dns);
+            addresses
+        }) as fn(_) -> _,
+    );
+    let mut tcp = HttpConnector::new_with_resolver(MapErr::new(
+        noted,
         (|error| FailedStage::new(Stage::Dns, error)) as fn(_) -> _,
     ));
     // The TLS connectors use it for `https`, too.
@@ -69,6 +77,7 @@ where
             limit,
         } = self.clone();
         Box::pin(async move {
+            Progress::note_start();
             let connect = async {
                 future::poll_fn(|cx| connector.poll_ready(cx))
                     .await
