@@ -1,4 +1,5 @@
 //! The README's quick start: `cargo run --example quickstart`. A test keeps the two equal.
+#![allow(clippy::print_stdout)] // the address is for a person to open
 
 use axum::{Extension, Router, response::Html, routing::get};
 use tower_released::{AuthToken, ReleasedClient, ReleasedTokenLayer, User};
