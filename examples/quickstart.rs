@@ -20,7 +20,7 @@ async fn roadmap(token: Option<AuthToken>) -> Html<String> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    tracing_subscriber::fmt().init(); // shows why a page has no token
+    tracing_subscriber::fmt().init(); // shows why a mint failed
 
     // Reads RELEASED_ACCOUNT_ID and RELEASED_SHARED_SECRET.
     let released = ReleasedClient::from_env()?;

@@ -47,7 +47,7 @@
 //!
 //! #[tokio::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     tracing_subscriber::fmt().init(); // shows why a page has no token
+//!     tracing_subscriber::fmt().init(); // shows why a mint failed
 //!
 //!     // Reads RELEASED_ACCOUNT_ID and RELEASED_SHARED_SECRET.
 //!     let released = ReleasedClient::from_env()?;

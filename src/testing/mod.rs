@@ -94,8 +94,8 @@
 //!
 //! In another shell, set the three variables and start your application. It needs
 //! [`ReleasedClient::from_env`](crate::ReleasedClient::from_env), and in development the fake's embed script instead of
-//! Released's, for example from a variable of your own: `embed::script().src("http://127.0.0.1:4000/1/embed.js")`. A Content-Security-Policy must allow
-//! [`origin()`](FakeReleased::origin).
+//! Released's, for example from a variable of your own: `embed::script().src("http://127.0.0.1:4000/1/embed.js")`. With a Content-Security-Policy,
+//! add the fake's origin, in development only: `csp::strict().origin("http://127.0.0.1:4000")?`.
 //!
 //! # Tests in a browser
 //!
