@@ -1448,6 +1448,63 @@ fn cuts() -> impl Strategy<Value = Vec<usize>> {
     prop::collection::vec(0..20_usize, 0..20)
 }
 
+/// Images and formulas, and what is in them, in any order.
+fn image_like() -> impl Strategy<Value = String> {
+    let part = prop::sample::select(vec![
+        "<svg>",
+        "</svg>",
+        "<math>",
+        "</math>",
+        "<title>",
+        "</title>",
+        "<desc>",
+        "</desc>",
+        "<foreignObject>",
+        "</foreignObject>",
+        "<mi>",
+        "</mi>",
+        "<style>",
+        "</style>",
+        "<![CDATA[>",
+        "]]>",
+        "<p>",
+        "</p>",
+        "<b>",
+        "</b>",
+        "<g>",
+        "</g>",
+        "<path/>",
+        "<td>",
+        "<tr></tr>",
+        "<select>",
+        "</select>",
+        "<template>",
+        "</template>",
+        "<font color=a>",
+        "<a href='",
+        "é",
+    ]);
+    let start = prop::sample::select(vec![
+        "<svg>",
+        "<svg><title>",
+        "<svg><foreignObject>",
+        "<svg><svg>",
+        "<math><mi>",
+        "<svg><math>",
+    ]);
+    let end = prop::sample::select(vec![
+        "</svg><released-page>",
+        "</math><released-page>",
+        "<style></svg><released-page></style>",
+        "<title><a href='</title></svg><released-page>'>",
+        "<title></title><style></math><released-page></style>",
+        "<![CDATA[></svg><released-page>]]>",
+        "<![CDATA[><style>]]></title></svg><released-page></style>",
+    ]);
+    (start, prop::collection::vec(part, 0..8), end)
+        .prop_map(|(start, parts, end)| format!("{start}{}{end}", parts.concat()))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(600) })]
 
@@ -1468,6 +1525,64 @@ proptest! {
     ) {
         let page = parts.concat();
         compare(&page, &fill_at_once(&page, &cuts));
+    }
+
+    #[test]
+    fn nothing_but_elements_is_filled_after_an_image_of_any_kind(
+        page in image_like(),
+        cuts in cuts(),
+    ) {
+        compare(&page, &fill_at_once(&page, &cuts));
+    }
+}
+
+#[test]
+fn no_token_goes_into_text_or_into_the_value_of_an_attribute_after_markup_that_misleads_the_parser()
+{
+    for page in [
+        "<svg><title></desc></p></title><title><a href='</title></svg><released-page>'>",
+        "<svg><title></desc><p></p></title><![CDATA[></svg><released-page>]]>",
+        "<svg><title><x></desc><![CDATA[><style>]]></x></title></svg><released-page></style>",
+        "<svg><math><mi><p></p></mi></math><style></svg><released-page></style>",
+        "<svg><desc><b></desc><style></svg><released-page></style>",
+        "<svg><desc><desc/></desc><desc/></desc><style></svg><released-page></style>",
+        "<svg><foreignObject><b></foreignObject></svg></b><![CDATA[><released-page>]]>",
+    ] {
+        compare(page, &fill_at_once(page, &[]));
+    }
+}
+
+#[test]
+fn pages_with_images_and_formulas_of_all_sorts_are_filled() {
+    for image in [
+        "<a href='#'><svg class=i viewBox='0 0 24 24'><path d='M0 0h24v24H0z' fill=none /></svg>Home</a>",
+        "<button><svg><use xlink:href='#x'></use></svg></button><p>Hi <svg><use href='#x'/></svg> there",
+        "<ul><li><svg><g><title>x</title><path d=''></g></svg></ul>",
+        "<svg><defs><style><![CDATA[.a > .b {fill:red}]]></style></defs><g><title>é</title></g></svg>",
+        "<svg><style>.a{}</style><svg><style>.b{}</style><title>b</title><path/></svg></svg>",
+        "<SVG><TITLE>x</TITLE><PATH></PATH></SVG>",
+        "<svg><symbol id=a><title lang=en>A &amp; B</title><title lang=de>C < D</title><desc>b</desc></symbol></svg>",
+        "<svg><metadata><rdf:RDF><dc:title></dc:title></rdf:RDF></metadata><sodipodi:namedview id=a /></svg>",
+        "<svg><linearGradient id=a><stop offset=0 /><stop offset=1></linearGradient><rect fill='url(#a)'></svg>",
+        "<svg><path/></path><image href=a /><font id=a><missing-glyph/></font><!-- <b> --></svg>",
+        // Mermaid.
+        "<svg id=m><style>#m{a:b}</style><g><foreignObject width=1><div xmlns='http://www.w3.org/1999/xhtml'>\
+         <span class=nodeLabel><p>Start<br/>here <i class='fa fa-x'></i></p></span></div></foreignObject></g></svg>",
+        "<svg><foreignObject><div><svg><title>icon</title><style>a{}</style><path/></svg></div></foreignObject></svg>",
+        // KaTeX and MathJax.
+        "<math xmlns='http://www.w3.org/1998/Math/MathML'><semantics><mrow><mi>x</mi><mo>=</mo><mfrac><mn>1</mn>\
+         <mi mathvariant=normal>y</mi></mfrac><mspace width=1em /><mtext>a b</mtext></mrow>\
+         <annotation encoding='application/x-tex'>x = 1</annotation></semantics></math>",
+        "<math><mtext>for <b>x</b></mtext><annotation-xml encoding=MathML-Content><ci>a</ci></annotation-xml></math>",
+        "<select><option><svg><path/></svg>One</option></select><svg><title>x</title></svg>",
+        "<template><style>a{}</style><svg><title>a</title><style>b{}</style></svg><slot></slot></template>",
+        "<table><tr><td><svg><title>x</title></svg></table>",
+    ] {
+        let page = format!("{image}<released-page>");
+        for length in [1, 2, 3, 7, page.len()] {
+            let filled = fill_at_once(&page, &vec![length; page.len() / length]);
+            assert_eq!(compare(&page, &filled), 0, "{page} in pieces of {length}");
+        }
     }
 }
 

@@ -103,13 +103,15 @@
 //!
 //! - It would need more than 1 MiB: for one tag of that length, or for several thousand elements that are never closed.
 //! - The markup is ambiguous: a `<style>` or `<textarea>` in a `<select>`, for example, is text to some browsers and
-//!   markup to others. So is an `<svg>` or `<math>` that is not closed where it must be, or that has a `<script>`.
+//!   markup to others. So is an `<svg>` or `<math>` that is not closed where it must be, or that has a `<script>`, a
+//!   table, or HTML with end tags that are missing or superfluous.
 //!
 //! # Cancel safety
 //!
 //! Dropping the response future or the body cancels what it started, the mint included.
 
 mod body;
+mod foreign;
 mod head;
 mod held;
 mod layer;
