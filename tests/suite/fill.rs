@@ -1547,6 +1547,7 @@ fn no_token_goes_into_text_or_into_the_value_of_an_attribute_after_markup_that_m
         "<svg><desc><b></desc><style></svg><released-page></style>",
         "<svg><desc><desc/></desc><desc/></desc><style></svg><released-page></style>",
         "<svg><foreignObject><b></foreignObject></svg></b><![CDATA[><released-page>]]>",
+        "<template><col><style><!--</style></template><released-page>-->",
     ] {
         compare(page, &fill_at_once(page, &[]));
     }

@@ -35,6 +35,12 @@ static TEMPLATE: LazyLock<Selector> = LazyLock::new(|| selector("template"));
 
 static SELECT: LazyLock<Selector> = LazyLock::new(|| selector("select"));
 
+/// How many templates can be open where another parser starts. It has to read their tags, for every `<svg/>` again.
+const TEMPLATES: usize = 8;
+
+/// Elements after which browsers ignore the tags of elements that hold text. The parser does not.
+static IGNORES_TAGS: LazyLock<Selector> = LazyLock::new(|| selector("frameset, template > col"));
+
 /// Attributes of elements that have a token, or get one in the browser.
 const FILLED: [&str; 2] = ["auth-token", "data-released-auth"];
 
@@ -199,6 +205,11 @@ fn parser(
                 .element(move |element: &mut Element<'_, '_>| open_select(&on_select, element)),
         ),
         (
+            &*IGNORES_TAGS,
+            ElementContentHandlers::default()
+                .element(|_: &mut Element<'_, '_>| Err(AMBIGUOUS.into())),
+        ),
+        (
             &*FOREIGN,
             ElementContentHandlers::default()
                 .element(move |element: &mut Element<'_, '_>| open_part(&on_part, element))
@@ -252,7 +263,7 @@ fn open_part(notes: &Arc<Mutex<Notes>>, element: &mut Element<'_, '_>) -> Handle
         let in_select = notes.in_select;
         if element.is_self_closing() && !notes.foreign.is_in_part() {
             // The parser takes `<svg/>` for `<svg>`, and then a script for markup. Another parser can start after it.
-            if !in_select {
+            if !in_select && notes.foreign.templates() <= TEMPLATES {
                 notes.start_over = Some(place.end);
             }
             return Err(AMBIGUOUS.into());
@@ -442,6 +453,9 @@ mod tests {
             "<math><mi><mglyph><style></mglyph></mi></math><released-page></style>",
             "<select><svg><![CDATA[><script>]]></svg></select><released-page></script>",
             "<select><svg/><xmp><script>'</xmp><released-page>'</script>",
+            "<template><col><style><!--</style></template><released-page>-->",
+            &format!("{}<svg/><released-page>", "<template>".repeat(3000)),
+            "<frameset><svg><![CDATA[><noframes>]]></svg><released-page></noframes>",
             "<select><svg></select><script>'<released-page>'</script>",
         ] {
             let mut scanner = Scanner::new(encoding_rs::UTF_8, None);
