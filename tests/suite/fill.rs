@@ -607,6 +607,27 @@ async fn a_page_without_an_element_mints_nothing_and_keeps_its_headers() {
 }
 
 #[tokio::test]
+async fn a_page_that_cannot_be_read_before_its_first_element_keeps_its_headers() {
+    let page = "<p><svg></p><released-page>";
+    for timing in [MintTiming::AlongsideHandler, MintTiming::OnExtraction] {
+        for steps in [
+            vec![data(page)],
+            vec![data(page), Step::Pause, data("<p>"), Step::Pause],
+            vec![data(page.repeat(5000))],
+        ] {
+            let minter = StubMinter::new().with_latency(Duration::from_secs(60));
+            let response = response(CAREFREE, Steps::new(steps));
+            let sent = response.headers().clone();
+            let tokens = tokens(minter.clone(), timing);
+            let found = visit(tokens, FillLayer::new(), request_from_ada(()), response).await;
+            assert_eq!(*found.headers(), sent);
+            assert!(found.extensions().get::<CarriesToken>().is_none());
+            assert!(!text(found).await.contains(TOKEN));
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_page_in_one_piece_keeps_its_exact_size() {
     let page = vec![b'.'; 40_000];
     let tokens = tokens(StubMinter::new(), MintTiming::OnExtraction);

@@ -70,6 +70,7 @@
 //! | found | headers |
 //! |---|---|
 //! | the end, and no element | not changed |
+//! | markup at which the parser stops, and no element before it | not changed |
 //! | an element to fill | `Cache-Control: private, no-store`; `Content-Length`, `ETag`, `Last-Modified`, `Accept-Ranges`, digests and the headers that direct CDNs are removed |
 //! | no element so far | the same, because an element can still come |
 //!

@@ -130,6 +130,11 @@ impl Page {
         !self.places.is_empty()
     }
 
+    /// Returns whether there is an element to fill, or one can still be found.
+    pub(super) fn can_have_element(&self) -> bool {
+        self.scanner.is_some() || self.has_element()
+    }
+
     /// Returns whether everything was sent, and the rest of the page is not changed.
     pub(super) fn is_done(&self) -> bool {
         self.scanner.is_none() && self.places.is_empty() && self.len() == 0
