@@ -989,6 +989,43 @@ async fn an_outage_leaves_the_attribute_out_or_lets_the_browser_fetch_the_token(
     }
 }
 
+#[tokio::test]
+async fn an_element_that_comes_after_the_tokens_life_gets_no_dead_token() {
+    // `{"iat":0,"exp":1}`
+    let jwt = "e30.eyJpYXQiOjAsImV4cCI6MX0.c2ln";
+    for (timing, pause, is_filled) in [
+        (MintTiming::OnExtraction, 1200, [true, false]),
+        (MintTiming::OnExtraction, 0, [true, true]),
+        (MintTiming::AlongsideHandler, 1200, [true, false]),
+    ] {
+        for (fill, without) in [
+            (FillLayer::new(), ""),
+            (
+                FillLayer::new().fallback("/t").unwrap(),
+                " data-released-auth=\"/t\"",
+            ),
+        ] {
+            let minter = service_fn(move |_: User| ready(AuthToken::new(jwt)));
+            let pieces = stream::iter(["<released-page>", "<released-form>"])
+                .enumerate()
+                .then(move |(place, piece)| async move {
+                    tokio::time::sleep(Duration::from_millis(place as u64 * pause)).await;
+                    Ok::<_, Infallible>(Frame::data(Bytes::from(piece)))
+                });
+            let page = html(StreamBody::new(pieces));
+            let page = visit(tokens(minter, timing), fill, request_from_ada(()), page).await;
+            let with = format!(" auth-token=\"{jwt}\"");
+            let [first, second] =
+                is_filled.map(|is_filled| if is_filled { &with } else { without });
+            assert_eq!(
+                text(page.map(Box::pin)).await,
+                format!("<released-page{first}><released-form{second}>"),
+                "{timing:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_fallback_is_a_path() {
     for path in ["/", "/api/released-token", "/a%20b?c=d&e=%22"] {

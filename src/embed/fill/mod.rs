@@ -85,7 +85,8 @@
 //! # Without a token
 //!
 //! If the mint fails, the attribute is left out, and the page is complete. With
-//! [`fallback`](FillLayer::fallback), the element gets `data-released-auth` instead.
+//! [`fallback`](FillLayer::fallback), the element gets `data-released-auth` instead. The same applies to an element that
+//! comes after the token has expired, in a page that streams for minutes.
 //!
 //! # Pages that show other people's HTML
 //!
