@@ -607,6 +607,27 @@ async fn a_page_without_an_element_mints_nothing_and_keeps_its_headers() {
 }
 
 #[tokio::test]
+async fn a_page_that_cannot_be_read_before_its_first_element_keeps_its_headers() {
+    let page = "<p><svg></p><released-page>";
+    for timing in [MintTiming::AlongsideHandler, MintTiming::OnExtraction] {
+        for steps in [
+            vec![data(page)],
+            vec![data(page), Step::Pause, data("<p>"), Step::Pause],
+            vec![data(page.repeat(5000))],
+        ] {
+            let minter = StubMinter::new().with_latency(Duration::from_secs(60));
+            let response = response(CAREFREE, Steps::new(steps));
+            let sent = response.headers().clone();
+            let tokens = tokens(minter.clone(), timing);
+            let found = visit(tokens, FillLayer::new(), request_from_ada(()), response).await;
+            assert_eq!(*found.headers(), sent);
+            assert!(found.extensions().get::<CarriesToken>().is_none());
+            assert!(!text(found).await.contains(TOKEN));
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_page_in_one_piece_keeps_its_exact_size() {
     let page = vec![b'.'; 40_000];
     let tokens = tokens(StubMinter::new(), MintTiming::OnExtraction);
@@ -964,6 +985,43 @@ async fn an_outage_leaves_the_attribute_out_or_lets_the_browser_fetch_the_token(
                 .await;
                 assert_eq!(text(found).await, expected, "{timing:?}");
             }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_element_that_comes_after_the_tokens_life_gets_no_dead_token() {
+    // `{"iat":0,"exp":1}`
+    let jwt = "e30.eyJpYXQiOjAsImV4cCI6MX0.c2ln";
+    for (timing, pause, is_filled) in [
+        (MintTiming::OnExtraction, 1200, [true, false]),
+        (MintTiming::OnExtraction, 0, [true, true]),
+        (MintTiming::AlongsideHandler, 1200, [true, false]),
+    ] {
+        for (fill, without) in [
+            (FillLayer::new(), ""),
+            (
+                FillLayer::new().fallback("/t").unwrap(),
+                " data-released-auth=\"/t\"",
+            ),
+        ] {
+            let minter = service_fn(move |_: User| ready(AuthToken::new(jwt)));
+            let pieces = stream::iter(["<released-page>", "<released-form>"])
+                .enumerate()
+                .then(move |(place, piece)| async move {
+                    tokio::time::sleep(Duration::from_millis(place as u64 * pause)).await;
+                    Ok::<_, Infallible>(Frame::data(Bytes::from(piece)))
+                });
+            let page = html(StreamBody::new(pieces));
+            let page = visit(tokens(minter, timing), fill, request_from_ada(()), page).await;
+            let with = format!(" auth-token=\"{jwt}\"");
+            let [first, second] =
+                is_filled.map(|is_filled| if is_filled { &with } else { without });
+            assert_eq!(
+                text(page.map(Box::pin)).await,
+                format!("<released-page{first}><released-form{second}>"),
+                "{timing:?}"
+            );
         }
     }
 }
@@ -1448,6 +1506,63 @@ fn cuts() -> impl Strategy<Value = Vec<usize>> {
     prop::collection::vec(0..20_usize, 0..20)
 }
 
+/// Images and formulas, and what is in them, in any order.
+fn image_like() -> impl Strategy<Value = String> {
+    let part = prop::sample::select(vec![
+        "<svg>",
+        "</svg>",
+        "<math>",
+        "</math>",
+        "<title>",
+        "</title>",
+        "<desc>",
+        "</desc>",
+        "<foreignObject>",
+        "</foreignObject>",
+        "<mi>",
+        "</mi>",
+        "<style>",
+        "</style>",
+        "<![CDATA[>",
+        "]]>",
+        "<p>",
+        "</p>",
+        "<b>",
+        "</b>",
+        "<g>",
+        "</g>",
+        "<path/>",
+        "<td>",
+        "<tr></tr>",
+        "<select>",
+        "</select>",
+        "<template>",
+        "</template>",
+        "<font color=a>",
+        "<a href='",
+        "é",
+    ]);
+    let start = prop::sample::select(vec![
+        "<svg>",
+        "<svg><title>",
+        "<svg><foreignObject>",
+        "<svg><svg>",
+        "<math><mi>",
+        "<svg><math>",
+    ]);
+    let end = prop::sample::select(vec![
+        "</svg><released-page>",
+        "</math><released-page>",
+        "<style></svg><released-page></style>",
+        "<title><a href='</title></svg><released-page>'>",
+        "<title></title><style></math><released-page></style>",
+        "<![CDATA[></svg><released-page>]]>",
+        "<![CDATA[><style>]]></title></svg><released-page></style>",
+    ]);
+    (start, prop::collection::vec(part, 0..8), end)
+        .prop_map(|(start, parts, end)| format!("{start}{}{end}", parts.concat()))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(600) })]
 
@@ -1468,6 +1583,65 @@ proptest! {
     ) {
         let page = parts.concat();
         compare(&page, &fill_at_once(&page, &cuts));
+    }
+
+    #[test]
+    fn nothing_but_elements_is_filled_after_an_image_of_any_kind(
+        page in image_like(),
+        cuts in cuts(),
+    ) {
+        compare(&page, &fill_at_once(&page, &cuts));
+    }
+}
+
+#[test]
+fn no_token_goes_into_text_or_into_the_value_of_an_attribute_after_markup_that_misleads_the_parser()
+{
+    for page in [
+        "<svg><title></desc></p></title><title><a href='</title></svg><released-page>'>",
+        "<svg><title></desc><p></p></title><![CDATA[></svg><released-page>]]>",
+        "<svg><title><x></desc><![CDATA[><style>]]></x></title></svg><released-page></style>",
+        "<svg><math><mi><p></p></mi></math><style></svg><released-page></style>",
+        "<svg><desc><b></desc><style></svg><released-page></style>",
+        "<svg><desc><desc/></desc><desc/></desc><style></svg><released-page></style>",
+        "<svg><foreignObject><b></foreignObject></svg></b><![CDATA[><released-page>]]>",
+        "<template><col><style><!--</style></template><released-page>-->",
+    ] {
+        compare(page, &fill_at_once(page, &[]));
+    }
+}
+
+#[test]
+fn pages_with_images_and_formulas_of_all_sorts_are_filled() {
+    for image in [
+        "<a href='#'><svg class=i viewBox='0 0 24 24'><path d='M0 0h24v24H0z' fill=none /></svg>Home</a>",
+        "<button><svg><use xlink:href='#x'></use></svg></button><p>Hi <svg><use href='#x'/></svg> there",
+        "<ul><li><svg><g><title>x</title><path d=''></g></svg></ul>",
+        "<svg><defs><style><![CDATA[.a > .b {fill:red}]]></style></defs><g><title>é</title></g></svg>",
+        "<svg><style>.a{}</style><svg><style>.b{}</style><title>b</title><path/></svg></svg>",
+        "<SVG><TITLE>x</TITLE><PATH></PATH></SVG>",
+        "<svg><symbol id=a><title lang=en>A &amp; B</title><title lang=de>C < D</title><desc>b</desc></symbol></svg>",
+        "<svg><metadata><rdf:RDF><dc:title></dc:title></rdf:RDF></metadata><sodipodi:namedview id=a /></svg>",
+        "<svg><linearGradient id=a><stop offset=0 /><stop offset=1></linearGradient><rect fill='url(#a)'></svg>",
+        "<svg><path/></path><image href=a /><font id=a><missing-glyph/></font><!-- <b> --></svg>",
+        // Mermaid.
+        "<svg id=m><style>#m{a:b}</style><g><foreignObject width=1><div xmlns='http://www.w3.org/1999/xhtml'>\
+         <span class=nodeLabel><p>Start<br/>here <i class='fa fa-x'></i></p></span></div></foreignObject></g></svg>",
+        "<svg><foreignObject><div><svg><title>icon</title><style>a{}</style><path/></svg></div></foreignObject></svg>",
+        // KaTeX and MathJax.
+        "<math xmlns='http://www.w3.org/1998/Math/MathML'><semantics><mrow><mi>x</mi><mo>=</mo><mfrac><mn>1</mn>\
+         <mi mathvariant=normal>y</mi></mfrac><mspace width=1em /><mtext>a b</mtext></mrow>\
+         <annotation encoding='application/x-tex'>x = 1</annotation></semantics></math>",
+        "<math><mtext>for <b>x</b></mtext><annotation-xml encoding=MathML-Content><ci>a</ci></annotation-xml></math>",
+        "<select><option><svg><path/></svg>One</option></select><svg><title>x</title></svg>",
+        "<template><style>a{}</style><svg><title>a</title><style>b{}</style></svg><slot></slot></template>",
+        "<table><tr><td><svg><title>x</title></svg></table>",
+    ] {
+        let page = format!("{image}<released-page>");
+        for length in [1, 2, 3, 7, page.len()] {
+            let filled = fill_at_once(&page, &vec![length; page.len() / length]);
+            assert_eq!(compare(&page, &filled), 0, "{page} in pieces of {length}");
+        }
     }
 }
 

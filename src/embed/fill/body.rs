@@ -64,7 +64,7 @@ enum End<E> {
 /// What was found before the head left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// The page has ended, and has no element.
+    /// The page has no element, or none that the parser can find: it has ended, or the parser cannot go on.
     Nothing,
     /// There is an element, or one can still come.
     Possibly,
@@ -112,6 +112,10 @@ impl<B: Body> Filling<B> {
                 // The mint starts now rather than when the server first asks for the body.
                 let _ = page.poll_token(cx);
                 return Poll::Ready(Found::Possibly);
+            }
+            if !page.can_have_element() {
+                page.leave_unchanged();
+                break;
             }
             if page.held() >= BEFORE_HEAD && page.has_unread() {
                 return Poll::Ready(Found::Possibly);

@@ -70,6 +70,7 @@
 //! | found | headers |
 //! |---|---|
 //! | the end, and no element | not changed |
+//! | markup at which the parser stops, and no element before it | not changed |
 //! | an element to fill | `Cache-Control: private, no-store`; `Content-Length`, `ETag`, `Last-Modified`, `Accept-Ranges`, digests and the headers that direct CDNs are removed |
 //! | no element so far | the same, because an element can still come |
 //!
@@ -84,7 +85,8 @@
 //! # Without a token
 //!
 //! If the mint fails, the attribute is left out, and the page is complete. With
-//! [`fallback`](FillLayer::fallback), the element gets `data-released-auth` instead.
+//! [`fallback`](FillLayer::fallback), the element gets `data-released-auth` instead. The same applies to an element that
+//! comes after the token has expired, in a page that streams for minutes.
 //!
 //! # Pages that show other people's HTML
 //!
@@ -103,13 +105,15 @@
 //!
 //! - It would need more than 1 MiB: for one tag of that length, or for several thousand elements that are never closed.
 //! - The markup is ambiguous: a `<style>` or `<textarea>` in a `<select>`, for example, is text to some browsers and
-//!   markup to others. So is an `<svg>` or `<math>` that is not closed where it must be, or that has a `<script>`.
+//!   markup to others. So is an `<svg>` or `<math>` that is not closed where it must be, or that has a `<script>`, a
+//!   table, or HTML with end tags that are missing or superfluous.
 //!
 //! # Cancel safety
 //!
 //! Dropping the response future or the body cancels what it started, the mint included.
 
 mod body;
+mod foreign;
 mod head;
 mod held;
 mod layer;

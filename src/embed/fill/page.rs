@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use encoding_rs::Encoding;
@@ -41,8 +42,10 @@ pub(super) struct Page {
 enum Token {
     /// The mint starts when an element is found.
     Pending(PendingToken),
-    /// What is written into the element's tag, possibly nothing.
-    Known(Bytes),
+    /// What is written into the element's tag, until the token expires.
+    Minted { attribute: Bytes, expires: Instant },
+    /// What is written in place of a token, possibly nothing.
+    Absent(Bytes),
 }
 
 impl Page {
@@ -130,6 +133,11 @@ impl Page {
         !self.places.is_empty()
     }
 
+    /// Returns whether there is an element to fill, or one can still be found.
+    pub(super) fn can_have_element(&self) -> bool {
+        self.scanner.is_some() || self.has_element()
+    }
+
     /// Returns whether everything was sent, and the rest of the page is not changed.
     pub(super) fn is_done(&self) -> bool {
         self.scanner.is_none() && self.places.is_empty() && self.len() == 0
@@ -154,27 +162,38 @@ impl Page {
     pub(super) fn leave_unchanged(&mut self) {
         self.scanner = None;
         self.places.clear();
-        self.token = Token::Known(Bytes::new());
+        self.token = Token::Absent(Bytes::new());
     }
 
     /// Starts the mint, or goes on with it. Returns what is written into the element's tag.
     pub(super) fn poll_token(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
-        let pending = match &self.token {
-            Token::Known(attribute) => return Poll::Ready(attribute.clone()),
-            Token::Pending(pending) => pending,
-        };
-        let outcome = ready!(pending.poll_get(cx));
-        let attribute = match outcome {
-            Ok(Some(token)) => attribute(&token),
-            // `Ok(None)` does not occur: somebody is signed in.
-            Ok(None) | Err(_) => self.settings.fallback.clone().unwrap_or_default(),
-        };
-        if attribute.is_empty() {
-            self.leave_unchanged();
-        } else {
-            self.token = Token::Known(attribute.clone());
+        loop {
+            match &self.token {
+                Token::Absent(attribute) => return Poll::Ready(attribute.clone()),
+                Token::Minted { attribute, expires } if Instant::now() < *expires => {
+                    return Poll::Ready(attribute.clone());
+                }
+                // A page can stream for longer than a token lives.
+                Token::Minted { .. } => self.go_on_without_token(),
+                Token::Pending(pending) => match ready!(pending.poll_get(cx)) {
+                    Ok(Some(token)) => {
+                        self.token = Token::Minted {
+                            attribute: attribute(&token),
+                            expires: Instant::now() + token.remaining(),
+                        };
+                    }
+                    // `Ok(None)` does not occur: somebody is signed in.
+                    Ok(None) | Err(_) => self.go_on_without_token(),
+                },
+            }
         }
-        Poll::Ready(attribute)
+    }
+
+    fn go_on_without_token(&mut self) {
+        match &self.settings.fallback {
+            Some(attribute) => self.token = Token::Absent(attribute.clone()),
+            None => self.leave_unchanged(),
+        }
     }
 
     fn give_up(&mut self, error: &Unreadable) {

@@ -11,10 +11,11 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use encoding_rs::Encoding;
 use lol_html::errors::RewritingError;
-use lol_html::html_content::Comment;
+use lol_html::html_content::{Comment, TextChunk};
 use lol_html::send::{Element, ElementContentHandlers, HtmlRewriter, Settings};
 use lol_html::{AsciiCompatibleEncoding, HandlerResult, MemorySettings, OutputSink, Selector};
 
+use super::foreign::{AMBIGUOUS, Foreign};
 use crate::embed::id_attribute;
 
 /// How much memory the parser of one page may take: for a tag that is cut into pieces, and about 150 bytes for each
@@ -27,42 +28,18 @@ const BUFFER: usize = 256;
 static ELEMENTS: LazyLock<[Selector; 3]> =
     LazyLock::new(|| ["released-page", "released-widget", "released-form"].map(selector));
 
-/// Elements in which nothing is filled. What is in a template is not in the page. An image or a formula holds no embed,
-/// and that is where browsers and the parser disagree about markup that is not well-formed.
-static CLOSED: LazyLock<[(&str, Selector); 3]> =
-    LazyLock::new(|| ["template", "svg", "math"].map(|name| (name, selector(name))));
+/// Images, formulas, and everything in them.
+static FOREIGN: LazyLock<Selector> = LazyLock::new(|| selector("svg, math, svg *, math *"));
 
-static FOREIGN: LazyLock<[Selector; 2]> = LazyLock::new(|| ["svg *", "math *"].map(selector));
+static TEMPLATE: LazyLock<Selector> = LazyLock::new(|| selector("template"));
 
-/// Elements of images and formulas that may hold HTML (HTML Standard, section 13.2.6, "integration point").
-const HOLD_HTML: [&str; 9] = [
-    "desc",
-    "title",
-    "foreignobject",
-    "mi",
-    "mo",
-    "mn",
-    "ms",
-    "mtext",
-    "annotation-xml",
-];
+static SELECT: LazyLock<Selector> = LazyLock::new(|| selector("select"));
 
-/// Elements of HTML that hold text, whatever it looks like.
-const HOLD_TEXT: [&str; 10] = [
-    "script",
-    "style",
-    "title",
-    "textarea",
-    "noscript",
-    "iframe",
-    "xmp",
-    "noembed",
-    "noframes",
-    "plaintext",
-];
+/// How many templates can be open where another parser starts. It has to read their tags, for every `<svg/>` again.
+const TEMPLATES: usize = 8;
 
-/// What a handler says to stop the parser. Nobody reads it.
-const AMBIGUOUS: &str = "ambiguous markup";
+/// Elements after which browsers ignore the tags of elements that hold text. The parser does not.
+static IGNORES_TAGS: LazyLock<Selector> = LazyLock::new(|| selector("frameset, template > col"));
 
 /// Attributes of elements that have a token, or get one in the browser.
 const FILLED: [&str; 2] = ["auth-token", "data-released-auth"];
@@ -89,43 +66,12 @@ struct Notes {
     read: usize,
     /// Where a token goes.
     found: Vec<usize>,
-    /// Which of the elements are open in which nothing is filled.
-    open: Vec<&'static str>,
+    /// Which elements are open in which nothing is filled.
+    foreign: Foreign,
+    /// A `<select>` may be open. There, some browsers ignore images and formulas.
+    in_select: bool,
     /// Where another parser has to start, after an element that this one takes for open.
     start_over: Option<usize>,
-}
-
-impl Notes {
-    /// Returns whether an image or a formula is open.
-    fn is_in_foreign(&self) -> bool {
-        self.open.iter().any(|name| *name != "template")
-    }
-
-    /// Notes that an element is open, until its end tag comes.
-    fn open(
-        notes: &Arc<Mutex<Self>>,
-        element: &mut Element<'_, '_>,
-        name: &'static str,
-    ) -> HandlerResult {
-        if !element.can_have_content() {
-            return Ok(());
-        }
-        lock(notes).open.push(name);
-        let notes = Arc::clone(notes);
-        element.on_end_tag(Box::new(move |end| {
-            let open = &mut lock(&notes).open;
-            let is_its_own = end.name() == name;
-            if name == "template" {
-                // The end of an element around it does not end a template (HTML Standard, section 13.2.6.4.22).
-                if let Some(place) = open.iter().rposition(|open| is_its_own && *open == name) {
-                    open.remove(place);
-                }
-            } else if !is_its_own || open.pop() != Some(name) {
-                return Err(AMBIGUOUS.into());
-            }
-            Ok(())
-        }))
-    }
 }
 
 impl Scanner {
@@ -163,8 +109,7 @@ impl Scanner {
     fn start_over(&mut self, place: usize) -> Result<(), RewritingError> {
         let open = {
             let mut notes = lock(&self.notes);
-            let open = mem::take(&mut notes.open);
-            let open: String = open.iter().flat_map(|name| ["<", name, ">"]).collect();
+            let open = "<template>".repeat(mem::take(&mut notes.foreign).templates());
             let before = mem::replace(&mut self.base, place.wrapping_sub(open.len()));
             for found in &mut notes.found {
                 *found = before.wrapping_add(*found).wrapping_sub(self.base);
@@ -233,7 +178,7 @@ fn parser(
         let (notes, ids) = (Arc::clone(notes), ids.cloned());
         let handler = move |element: &mut Element<'_, '_>| -> HandlerResult {
             let mut notes = lock(&notes);
-            if notes.open.is_empty() && is_wanted(element, ids.as_deref()) {
+            if notes.foreign.is_empty() && is_wanted(element, ids.as_deref()) {
                 let tag = element.start_tag();
                 // After the `<` and the name: there, an attribute is always legal.
                 let place = tag.source_location().bytes().start + 1 + tag.name().len();
@@ -246,83 +191,111 @@ fn parser(
             ElementContentHandlers::default().element(handler),
         ));
     }
-    for (name, selector) in &*CLOSED {
-        let notes = Arc::clone(notes);
-        let handler = move |element: &mut Element<'_, '_>| -> HandlerResult {
-            if *name != "template" && element.is_self_closing() {
-                // The parser takes `<svg/>` for `<svg>`, and then a script for markup. Another parser can start after it.
-                // In an image that is open, the other parser would have to know more than we do.
-                let mut notes = lock(&notes);
-                if !notes.is_in_foreign() {
-                    notes.start_over = Some(element.source_location().bytes().end);
-                }
-                return Err(AMBIGUOUS.into());
-            }
-            Notes::open(&notes, element, name)
-        };
-        settings = settings.append_element_content_handler((
-            Cow::Borrowed(selector),
-            ElementContentHandlers::default().element(handler),
-        ));
-    }
-    for selector in &*FOREIGN {
-        let notes = Arc::clone(notes);
-        let handler = move |element: &mut Element<'_, '_>| look_into(&notes, element);
-        settings = settings.append_element_content_handler((
-            Cow::Borrowed(selector),
+    let [on_template, on_select, on_part, on_text, on_comment] =
+        std::array::from_fn(|_| Arc::clone(notes));
+    let handlers = [
+        (
+            &*TEMPLATE,
             ElementContentHandlers::default()
-                .element(handler)
-                .comments(look_at),
-        ));
+                .element(move |element: &mut Element<'_, '_>| open_template(&on_template, element)),
+        ),
+        (
+            &*SELECT,
+            ElementContentHandlers::default()
+                .element(move |element: &mut Element<'_, '_>| open_select(&on_select, element)),
+        ),
+        (
+            &*IGNORES_TAGS,
+            ElementContentHandlers::default()
+                .element(|_: &mut Element<'_, '_>| Err(AMBIGUOUS.into())),
+        ),
+        (
+            &*FOREIGN,
+            ElementContentHandlers::default()
+                .element(move |element: &mut Element<'_, '_>| open_part(&on_part, element))
+                .text(move |text: &mut TextChunk<'_>| read_text(&on_text, text))
+                .comments(move |comment: &mut Comment<'_>| {
+                    lock(&on_comment)
+                        .foreign
+                        .read_comment(&comment.source_location().bytes(), &comment.text())
+                }),
+        ),
+    ];
+    for (selector, handlers) in handlers {
+        settings = settings.append_element_content_handler((Cow::Borrowed(selector), handlers));
     }
     HtmlRewriter::new(settings, Progress(Arc::clone(notes)))
 }
 
-/// Looks at a comment in an image or in a formula. In their titles, the parser takes `<![CDATA[..]]>` for a comment, which
-/// ends with its first `>`. A browser does not, so what follows may be text.
-fn look_at(comment: &mut Comment<'_>) -> HandlerResult {
-    if comment.text().starts_with("[CDATA[") {
-        return Err(AMBIGUOUS.into());
-    }
-    Ok(())
+fn open_template(notes: &Arc<Mutex<Notes>>, element: &mut Element<'_, '_>) -> HandlerResult {
+    lock(notes).foreign.open_template()?;
+    let notes = Arc::clone(notes);
+    element.on_end_tag(Box::new(move |end| {
+        // The end of an element around it does not end a template (HTML Standard, section 13.2.6.4.22).
+        if end.name() == "template" {
+            lock(&notes).foreign.close_template();
+        }
+        Ok(())
+    }))
 }
 
-/// Looks at an element in an image or in a formula. There, the parser knows less than a browser about where HTML begins
-/// and ends, and so about what is text. It reads on only while both must agree.
-fn look_into(notes: &Arc<Mutex<Notes>>, element: &mut Element<'_, '_>) -> HandlerResult {
+fn open_select(notes: &Arc<Mutex<Notes>>, element: &mut Element<'_, '_>) -> HandlerResult {
+    {
+        let mut notes = lock(notes);
+        notes.foreign.open_select()?;
+        notes.in_select = true;
+    }
+    let notes = Arc::clone(notes);
+    element.on_end_tag(Box::new(move |end| {
+        if end.name() == "select" {
+            lock(&notes).in_select = false;
+        }
+        Ok(())
+    }))
+}
+
+/// Reads a tag of an image or of a formula, or one in it.
+fn open_part(notes: &Arc<Mutex<Notes>>, element: &mut Element<'_, '_>) -> HandlerResult {
     let name = element.tag_name();
-    if CLOSED.iter().any(|(closed, _)| *closed == name) {
-        return Ok(());
-    }
-    let holds_html = HOLD_HTML.iter().find(|known| **known == name);
-    let is_ambiguous = {
-        let notes = lock(notes);
-        let is_directly_inside = matches!(notes.open.last(), Some(&("svg" | "math")));
-        let has_left = is_directly_inside
-            && holds_html.is_none()
-            && element.namespace_uri() == "http://www.w3.org/1999/xhtml";
-        // The title and the styles of an image are not text.
-        let is_part = matches!(&*name, "title" | "style")
-            && is_directly_inside
-            && notes
-                .open
-                .iter()
-                .filter(|name| **name != "template")
-                .count()
-                == 1;
-        has_left || HOLD_TEXT.contains(&&*name) && !is_part
+    let part = {
+        let mut notes = lock(notes);
+        let place = element.source_location().bytes();
+        let in_select = notes.in_select;
+        if element.is_self_closing() && !notes.foreign.is_in_part() {
+            // The parser takes `<svg/>` for `<svg>`, and then a script for markup. Another parser can start after it.
+            if !in_select && notes.foreign.templates() <= TEMPLATES {
+                notes.start_over = Some(place.end);
+            }
+            return Err(AMBIGUOUS.into());
+        }
+        notes.foreign.open_part(&place, &name, element, in_select)?
     };
-    if is_ambiguous {
-        return Err(AMBIGUOUS.into());
-    }
-    holds_html.map_or(Ok(()), |name| Notes::open(notes, element, name))
+    let Some(part) = part else { return Ok(()) };
+    let notes = Arc::clone(notes);
+    element.on_end_tag(Box::new(move |end| {
+        let is_its_own = end.name() == name;
+        lock(&notes)
+            .foreign
+            .close_part(&end.source_location().bytes(), part, is_its_own)
+    }))
+}
+
+/// Reads text in an image or in a formula.
+fn read_text(notes: &Arc<Mutex<Notes>>, text: &mut TextChunk<'_>) -> HandlerResult {
+    let place = text.source_location().bytes();
+    // The parser would encode it anew: bytes that are no character would get another length.
+    text.remove();
+    let mut notes = lock(notes);
+    notes.read = place.end;
+    notes.foreign.read_text(&place, text.text_type())
 }
 
 fn selector(name: &str) -> Selector {
     name.parse().expect("the name of an element is a selector")
 }
 
-/// Counts what the parser would write. It changes nothing, so that is as long as what it read.
+/// Counts what the parser would write. It changes nothing but the text that `read_text` counts, so that is as long as
+/// what it read.
 struct Progress(Arc<Mutex<Notes>>);
 
 impl OutputSink for Progress {
@@ -361,7 +334,9 @@ mod tests {
         let mut scanner = Scanner::new(encoding_rs::UTF_8, None);
         let mut places = Vec::new();
         for piece in html.as_bytes().chunks(length) {
-            scanner.read(piece).expect("readable");
+            scanner
+                .read(piece)
+                .unwrap_or_else(|error| panic!("{html} in pieces of {length}: {error}"));
             scanner.take_found(&mut places);
         }
         assert!(scanner.position() <= html.len());
@@ -411,8 +386,22 @@ mod tests {
                 &["released-form"],
             ),
             (
-                "<svg><title>A <b>title</title><style>a{}</style><desc/><g><path d=''></g></svg>\
-                 <math><mi>x<mo>y</mo></mi></math><svg><svg></svg></svg><released-form>",
+                "<svg><title>A <b>title</b> é漢😀</title><style>a{}</style><desc/><g><path d=''></g></svg>\
+                 <math><mi>x</mi><mo>y</mo></math><svg><svg><title></title></svg></svg><released-form>",
+                &["released-form"],
+            ),
+            (
+                "<svg><STYLE><![CDATA[é漢 > a{}]]></style><path/><foreignObject><div><svg><desc>漢</desc></svg>\
+                 <br/>a</div></foreignObject></svg><released-form>",
+                &["released-form"],
+            ),
+            (
+                "<math><semantics><annotation-xml encoding=MathML-Content><ci>a</ci></annotation-xml><mtext>漢\
+                 </mtext></semantics></math><released-form>",
+                &["released-form"],
+            ),
+            (
+                "<select><option><svg><path/></svg></select><svg><title></title></svg><svg/><released-form>",
                 &["released-form"],
             ),
             (
@@ -450,6 +439,23 @@ mod tests {
             "<svg><svg></p><script>'</svg><released-page>'</script>",
             "<p><svg></p><released-page>",
             "<svg><desc></svg><released-page>",
+            // A browser parses what follows as text, or as the value of an attribute.
+            "<svg><title></desc></p></title><title><a href='</title></svg><released-page>'>",
+            "<svg><title><x></desc><![CDATA[><style>]]></x></title></svg><released-page></style>",
+            "<svg><desc><b></desc><style></svg><released-page></style>",
+            "<svg><desc><desc/></desc><desc/></desc><style></svg><released-page></style>",
+            "<svg><math><mi><p></p></mi></math><style></svg><released-page></style>",
+            "<svg><svg></p></svg><title></svg><released-page></title>",
+            "<svg><foreignObject><b></foreignObject></svg></b><![CDATA[><released-page>]]>",
+            "<td><svg><desc><tr></tr></desc><title><style></title></svg><released-page></style>",
+            "<math><annotation-xml encoding='text&#47;html'><x><![CDATA[><style>]]></x></annotation-xml></math>\
+             <released-page></style>",
+            "<math><mi><mglyph><style></mglyph></mi></math><released-page></style>",
+            "<select><svg><![CDATA[><script>]]></svg></select><released-page></script>",
+            "<select><svg/><xmp><script>'</xmp><released-page>'</script>",
+            "<template><col><style><!--</style></template><released-page>-->",
+            &format!("{}<svg/><released-page>", "<template>".repeat(3000)),
+            "<frameset><svg><![CDATA[><noframes>]]></svg><released-page></noframes>",
             "<select><svg></select><script>'<released-page>'</script>",
         ] {
             let mut scanner = Scanner::new(encoding_rs::UTF_8, None);
@@ -457,5 +463,37 @@ mod tests {
         }
         let cdata = "<svg><![CDATA[></svg><released-page>]]></svg><![CDATA[><released-form>";
         assert_eq!(found(cdata, cdata.len()), ["released-form"]);
+    }
+
+    #[test]
+    fn the_bytes_of_images_are_counted_in_every_encoding() {
+        let encodings = [
+            encoding_rs::UTF_8,
+            encoding_rs::SHIFT_JIS,
+            encoding_rs::GB18030,
+            encoding_rs::WINDOWS_1252,
+        ];
+        for html in [
+            &b"<svg><text>\xff\xff\x81 \xe9</text><title>\xe6\xbc\xa2\xff</title></svg><released-page>"[..],
+            b"<svg><style>a\xe9</style><![CDATA[\xff\xff\x87\x90]]></svg><released-page>",
+            b"<svg><!-- \xff\xff --><g a='\xff'></g \xff></svg><released-page>",
+            b"<math><mi>\xf0\x9f\x98\x80\xf0\x9f</mi><mtext>\xe6\xbc</mtext></math><released-page>",
+        ] {
+            for encoding in encodings {
+                for length in 1..=html.len() {
+                    let mut scanner = Scanner::new(encoding, None);
+                    let mut given = 0;
+                    for piece in html.chunks(length) {
+                        scanner.read(piece).expect("readable");
+                        given += piece.len();
+                        assert!(scanner.position() <= given, "{encoding:?}");
+                    }
+                    assert_eq!(scanner.position(), html.len(), "{encoding:?}");
+                    let mut places = Vec::new();
+                    scanner.take_found(&mut places);
+                    assert_eq!(places, [html.len() - 1], "{encoding:?}");
+                }
+            }
+        }
     }
 }
