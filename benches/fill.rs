@@ -121,10 +121,9 @@ fn rewrite(
         .append_element_content_handler(element!("released-widget", fill))
         .append_element_content_handler(element!("released-form", fill))
         .append_element_content_handler(element!("template", leave))
-        .append_element_content_handler(element!("svg", leave))
-        .append_element_content_handler(element!("math", leave))
-        .append_element_content_handler(element!("svg *", leave))
-        .append_element_content_handler(element!("math *", leave));
+        .append_element_content_handler(element!("select", leave))
+        .append_element_content_handler(element!("frameset, template > col", leave))
+        .append_element_content_handler(element!("svg, math, svg *, math *", leave));
     let mut written = Vec::new();
     let mut length = 0;
     let mut rewriter = HtmlRewriter::new(settings, |chunk: &[u8]| {
