@@ -12,8 +12,8 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::head;
-use super::layer::Settings;
 use super::page::Page;
+use super::settings::Settings;
 use crate::pending::PendingToken;
 
 /// How much of a body is read before its response's head leaves, in bytes.

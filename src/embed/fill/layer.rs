@@ -1,13 +1,12 @@
-//! The layer and its settings.
+//! The layer.
 
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tower::Layer;
 
 use super::service::FillService;
-use crate::telemetry::Once;
+use super::settings::Settings;
 
 /// Sets `auth-token` on Released's elements in the HTML of the inner service; see the [module](crate::embed::fill).
 ///
@@ -72,24 +71,6 @@ impl<S> Layer<S> for FillLayer {
     fn layer(&self, inner: S) -> FillService<S> {
         FillService::new(inner, Arc::clone(&self.settings))
     }
-}
-
-/// What the services and the pages of a layer share.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Settings {
-    /// What an element gets in place of a token, as it is written into its tag.
-    pub(super) fallback: Option<Bytes>,
-    /// The ids of the elements to fill. `None` for all.
-    pub(super) ids: Option<Arc<[String]>>,
-    pub(super) warned: Arc<Warned>,
-}
-
-/// The warnings that were logged already: each would be logged for every page.
-#[derive(Debug, Default)]
-pub(super) struct Warned {
-    pub(super) has_no_token_layer: Once,
-    pub(super) is_encoded: Once,
-    pub(super) cannot_be_read: Once,
 }
 
 /// Says that a fallback was refused; see [`FillLayer::fallback`].

@@ -120,6 +120,7 @@ mod layer;
 mod page;
 mod scanner;
 mod service;
+mod settings;
 
 pub use self::body::FillBody;
 pub use self::layer::{FillLayer, InvalidFallback};

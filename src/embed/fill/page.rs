@@ -10,8 +10,8 @@ use bytes::Bytes;
 use encoding_rs::Encoding;
 
 use super::held::Held;
-use super::layer::Settings;
 use super::scanner::{Scanner, Unreadable};
+use super::settings::Settings;
 use crate::pending::PendingToken;
 use crate::telemetry::warn;
 use crate::token::AuthToken;

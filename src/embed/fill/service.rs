@@ -13,7 +13,7 @@ use tower::Service;
 
 use super::body::{FillBody, Found};
 use super::head::{self, Reading};
-use super::layer::Settings;
+use super::settings::Settings;
 use crate::filter::Skipped;
 use crate::pending::{PendingToken, Visitor};
 use crate::telemetry::warn;
