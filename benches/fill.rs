@@ -176,58 +176,52 @@ fn filled(criterion: &mut Criterion) {
 #[derive(Clone)]
 struct Other(#[expect(dead_code, reason = "the same to copy")] CurrentUser);
 
-const TITLE: &str = "<!doctype html><title>Roadmap</title>";
+/// What every page has in it.
+const TITLE: &str = "<title>Roadmap</title>";
 
 fn passing(criterion: &mut Criterion) {
-    let html = || Router::new().route("/roadmap", get(async || Html(TITLE)));
-    let text = || Router::new().route("/roadmap", get(async || TITLE));
-    let tokens = |api: &Server| {
-        ReleasedTokenLayer::new(client(api), from_extension(vouch)).timing(MintTiming::OnExtraction)
-    };
-    let both =
-        |app: Router, api: &Server| app.route_layer(FillLayer::new()).route_layer(tokens(api));
-    let mut without = Site::open(
-        Server::api(),
-        |_| html().layer(Extension(Other(ADA))),
-        &[],
-        TITLE,
-    );
-    let mut nobody = Site::open(
-        Server::api(),
-        |api| both(html(), api).layer(Extension(Other(ADA))),
-        &[],
-        TITLE,
-    );
-    let mut nobody_without_fill = Site::open(
-        Server::api(),
-        |api| html().route_layer(tokens(api)).layer(Extension(Other(ADA))),
-        &[],
-        TITLE,
-    );
-    let mut not_html = Site::open(
-        Server::api(),
-        |api| both(text(), api).layer(Extension(ADA)),
-        &[],
-        TITLE,
-    );
     let mut ratios = Ratios::default();
     let mut group = criterion.benchmark_group("fill, CPU time of a server whose pages pass");
-    for (name, site) in [
-        ("nobody is signed in", &mut nobody),
-        (
-            "nobody is signed in, ReleasedTokenLayer alone",
-            &mut nobody_without_fill,
-        ),
-        ("not HTML, and somebody is signed in", &mut not_html),
-    ] {
-        group.bench_function(name, |bencher| {
-            ratios.measure(
-                bencher,
-                name,
-                |pages| site.cpu_time(pages),
-                |pages| without.cpu_time(pages),
-            );
-        });
+    for (size, length) in [("8 KiB", 8), ("64 KiB", 64), ("512 KiB", 512)] {
+        let page = page(length << 10);
+        let html = || {
+            let page = page.clone();
+            Router::new().route("/roadmap", get(async move || Html(page)))
+        };
+        let text = || {
+            let page = page.clone();
+            Router::new().route("/roadmap", get(async move || page))
+        };
+        let tokens = |api: &Server| {
+            ReleasedTokenLayer::new(client(api), from_extension(vouch))
+                .timing(MintTiming::OnExtraction)
+        };
+        let both =
+            |app: Router, api: &Server| app.route_layer(FillLayer::new()).route_layer(tokens(api));
+        let open = |app: &dyn Fn(&Server) -> Router| Site::open(Server::api(), app, &[], TITLE);
+        let mut without = open(&|_| html().layer(Extension(Other(ADA))));
+        let mut nobody = open(&|api| both(html(), api).layer(Extension(Other(ADA))));
+        let mut nobody_without_fill =
+            open(&|api| html().route_layer(tokens(api)).layer(Extension(Other(ADA))));
+        let mut not_html = open(&|api| both(text(), api).layer(Extension(ADA)));
+        for (name, site) in [
+            ("nobody is signed in", &mut nobody),
+            (
+                "nobody is signed in, ReleasedTokenLayer alone",
+                &mut nobody_without_fill,
+            ),
+            ("not HTML, and somebody is signed in", &mut not_html),
+        ] {
+            let name = format!("{size}, {name}");
+            group.bench_function(&name, |bencher| {
+                ratios.measure(
+                    bencher,
+                    &name,
+                    |pages| site.cpu_time(pages),
+                    |pages| without.cpu_time(pages),
+                );
+            });
+        }
     }
     group.finish();
     ratios.print("no layer");

@@ -310,7 +310,7 @@ const IN_TURN: u64 = 256;
 /// Measures things beside another, in turn, so that what else goes on in the machine hits both.
 #[derive(Default)]
 pub(crate) struct Ratios {
-    pairs: Vec<(&'static str, Vec<Pair>)>,
+    pairs: Vec<(String, Vec<Pair>)>,
 }
 
 /// How long one iteration took, in microseconds.
@@ -325,7 +325,7 @@ impl Ratios {
     pub(crate) fn measure(
         &mut self,
         bencher: &mut Bencher<'_>,
-        name: &'static str,
+        name: &str,
         mut own: impl FnMut(u64) -> Duration,
         mut other: impl FnMut(u64) -> Duration,
     ) {
@@ -350,7 +350,7 @@ impl Ratios {
         });
         match self.pairs.iter_mut().find(|(known, _)| *known == name) {
             Some((_, known)) => known.append(&mut pairs),
-            None => self.pairs.push((name, pairs)),
+            None => self.pairs.push((name.to_owned(), pairs)),
         }
     }
 
