@@ -172,7 +172,7 @@ fn filled(criterion: &mut Criterion) {
     ratios.print("lol_html alone");
 }
 
-/// Not whom the resolver looks for.
+/// An extension that the resolver does not look for.
 #[derive(Clone)]
 struct Other(#[expect(dead_code, reason = "the same to copy")] CurrentUser);
 

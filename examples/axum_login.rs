@@ -1,4 +1,4 @@
-//! Sign-in by axum-login, and a page that vouches for whom it found: `cargo run --example axum_login`.
+//! Sign-in by axum-login, and a page that vouches for the signed-in user: `cargo run --example axum_login`.
 //!
 //! It mints with the account of `RELEASED_ACCOUNT_ID` and `RELEASED_SHARED_SECRET` (or `RELEASED_SHARED_SECRET_FILE`), or
 //! with a fake of Released if none of them is set. `PORT` is 3000 by default. In your `Cargo.toml`: `axum-login` 0.18 and

@@ -61,7 +61,7 @@ impl Proxy {
         Ok(Self { secret })
     }
 
-    /// Returns the user whom the proxy signed in, or why its headers count for nothing. The reason holds no value of them.
+    /// Returns the user that the proxy signed in, or why its headers are refused. The reason holds no value of them.
     fn signed_in(&self, headers: &HeaderMap) -> Result<Option<User>, BoxError> {
         let (user, email) = (only(headers, USER)?, only(headers, EMAIL)?);
         if user.is_none() && email.is_none() {

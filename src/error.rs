@@ -15,6 +15,18 @@ use crate::resolver::ExtractorRejected;
 use crate::token::InvalidToken;
 use crate::user::InvalidUser;
 
+/// Makes `Debug` of an error its name and its text, because that is what `main` and `unwrap` print.
+macro_rules! debug_as_text {
+    ($error:ident) => {
+        impl std::fmt::Debug for $error {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, concat!(stringify!($error), ": {}"), self)
+            }
+        }
+    };
+}
+pub(crate) use debug_as_text;
+
 /// Says why a mint failed, and what to do.
 ///
 /// Neither `Display` nor `Debug` contains the secret, a token, an e-mail address or text from Released's answer.

@@ -381,12 +381,7 @@ impl fmt::Display for InvalidUser {
     }
 }
 
-// What `main` and `unwrap` show.
-impl fmt::Debug for InvalidUser {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "InvalidUser: {self}")
-    }
-}
+crate::error::debug_as_text!(InvalidUser);
 
 impl std::error::Error for InvalidUser {}
 

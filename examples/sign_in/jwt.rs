@@ -2,7 +2,7 @@
 //!
 //! A gateway in front sends it with each request: as `Authorization: Bearer …`, or in a header of its own, such as
 //! Cloudflare Access's `Cf-Access-Jwt-Assertion`. Unlike a plain header, a token can be checked by itself: for its
-//! signature, for whom and by whom it was issued, and for how long.
+//! signature, its issuer, its audience and its life.
 //!
 //! | variable | value |
 //! |---|---|

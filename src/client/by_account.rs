@@ -20,7 +20,7 @@ use crate::user::User;
 /// this account, or `None` if there is none. Build the clients once, and return clones, which are cheap. Keep them in
 /// memory: the closure must not block.
 ///
-/// # Whom it serves
+/// # Which users it serves
 ///
 /// | the user | the mint |
 /// |---|---|

@@ -74,11 +74,6 @@ impl fmt::Display for InvalidAttribute {
     }
 }
 
-// What `main` and `unwrap` show.
-impl fmt::Debug for InvalidAttribute {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "InvalidAttribute: {self}")
-    }
-}
+crate::error::debug_as_text!(InvalidAttribute);
 
 impl std::error::Error for InvalidAttribute {}

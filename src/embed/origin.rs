@@ -56,11 +56,6 @@ impl fmt::Display for InvalidSource {
     }
 }
 
-// What `main` and `unwrap` show.
-impl fmt::Debug for InvalidSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "InvalidSource: {self}")
-    }
-}
+crate::error::debug_as_text!(InvalidSource);
 
 impl std::error::Error for InvalidSource {}

@@ -185,11 +185,6 @@ impl fmt::Display for InvalidScript {
     }
 }
 
-// What `main` and `unwrap` show.
-impl fmt::Debug for InvalidScript {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "InvalidScript: {self}")
-    }
-}
+crate::error::debug_as_text!(InvalidScript);
 
 impl std::error::Error for InvalidScript {}

@@ -37,12 +37,7 @@ impl fmt::Display for InvalidOrigin {
     }
 }
 
-// What `main` and `unwrap` show.
-impl fmt::Debug for InvalidOrigin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "InvalidOrigin: {self}")
-    }
-}
+crate::error::debug_as_text!(InvalidOrigin);
 
 impl std::error::Error for InvalidOrigin {}
 

@@ -9,6 +9,7 @@ use std::ops::Range;
 use lol_html::HandlerResult;
 use lol_html::html_content::TextType;
 use lol_html::send::Element;
+use tower::BoxError;
 
 /// What a handler says to stop the parser. Nobody reads it.
 pub(super) const AMBIGUOUS: &str = "ambiguous markup";
@@ -173,7 +174,7 @@ impl Foreign {
         name: &str,
         element: &Element<'_, '_>,
         in_select: bool,
-    ) -> Result<Option<Part>, Box<dyn std::error::Error + Send + Sync>> {
+    ) -> Result<Option<Part>, BoxError> {
         if self.parts.is_empty() {
             self.end = place.start;
             // Some browsers ignore an image in a `<select>`.

@@ -86,12 +86,7 @@ impl fmt::Display for InvalidFallback {
     }
 }
 
-// What `main` and `unwrap` show.
-impl fmt::Debug for InvalidFallback {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "InvalidFallback: {self}")
-    }
-}
+crate::error::debug_as_text!(InvalidFallback);
 
 impl std::error::Error for InvalidFallback {}
 
